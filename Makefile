@@ -1,0 +1,39 @@
+# The front door. `make run` and `make test` set everything up themselves; see README.md.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export OMP_WAIT_POLICY ?= PASSIVE
+export WANDB_MODE ?= offline
+export HYDRA_FULL_ERROR ?= 0
+
+.PHONY: run test setup data train eval build deploy serve bench lint format validate clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup:  ## create .venv from requirements.lock (a second call does nothing)
+	@$(PYTHON) src/throughline/bootstrap.py
+
+run: setup  ## the whole line: raw records to a benchmarked engine on Triton
+	@$(BIN)/python -m recipes.lifecycle $(ARGS)
+
+test: setup  ## unit and integration tests
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+data train build deploy serve bench: setup  ## one stage; pass overrides with ARGS="key=value"
+	@$(BIN)/python -m recipes.$@ $(ARGS)
+
+eval: setup  ## score the models on the acceptance set
+	@$(BIN)/python -m recipes.evaluate $(ARGS)
+
+validate: setup  ## check every preset in recipes/conf
+	@$(BIN)/python -m recipes.validate
+
+lint: setup  ## ruff, mypy and the import contracts
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+format: setup  ## apply ruff's fixes and format
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+clean:  ## remove built artifacts (keeps .venv)
+	rm -rf artifacts outputs multirun

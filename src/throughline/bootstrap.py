@@ -1,0 +1,133 @@
+"""Sets up `.venv` from the lock file with nothing but Python 3.11's standard library.
+
+Run as `python3.11 src/throughline/bootstrap.py`; a second call finds its stamp and returns at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCK = ROOT / "requirements.lock"
+STAMP = "throughline-setup.json"
+
+
+def main() -> int:
+    """Creates or completes the environment; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="the environment's folder")
+    parser.add_argument("--torch", choices=["auto", "cpu", "cuda"], default="auto", help="which build of torch")
+    arguments = parser.parse_args()
+    if sys.version_info[:2] not in {(3, 11), (3, 12)}:
+        print(
+            f"set-up needs Python 3.11 or 3.12 — seen: {platform.python_version()} — "
+            "run it with another interpreter, e.g. make PYTHON=python3.11 setup",
+            file=sys.stderr,
+        )
+        return 2
+    build = ("cuda" if has_nvidia_driver() else "cpu") if arguments.torch == "auto" else arguments.torch
+    wanted = {"key": key_of(build), "torch": build}
+    stamp = arguments.venv / STAMP
+    if stamp.is_file() and json.loads(stamp.read_text()).get("key") == wanted["key"]:
+        return 0
+    print(f"setting up {arguments.venv.name}: torch {build} build and the locked packages (2 to 5 minutes)", flush=True)
+    started = time.monotonic()
+    try:
+        install(arguments.venv, build)
+    except subprocess.CalledProcessError as error:
+        print(
+            f"set-up failed — {' '.join(map(str, error.cmd[:6]))} … — exit code {error.returncode} — "
+            "read the lines above, then run the same command again; what is installed is kept",
+            file=sys.stderr,
+        )
+        return 1
+    stamp.write_text(json.dumps(wanted | {"seconds": round(time.monotonic() - started, 1)}) + "\n")
+    print(f"set up in {time.monotonic() - started:.0f} s", flush=True)
+    return 0
+
+
+def has_nvidia_driver() -> bool:
+    """Returns whether this machine has an NVIDIA driver."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def key_of(build: str) -> str:
+    """Returns a key that changes with the lock file, the package metadata, the interpreter and the torch build."""
+    text = LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes()
+    return hashlib.sha256(text + f"{build}{sys.version}{ROOT}".encode()).hexdigest()
+
+
+def install(folder: Path, build: str) -> None:
+    """Installs torch, the locked packages and this package into `folder`.
+
+    Raises:
+        subprocess.CalledProcessError: If an installer fails.
+    """
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.EnvBuilder(with_pip=True, symlinks=True).create(folder)
+    environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
+
+    def pip(*arguments: str) -> None:
+        subprocess.run([str(python), "-m", "pip", *arguments], check=True, env=environment, stderr=subprocess.STDOUT)
+
+    torch = locked("torch")
+    if build == "cuda":
+        pip("install", "-q", f"torch=={torch}", "-c", str(LOCK))
+    elif pip_offers_cpu_torch(python, torch, environment):
+        pip("install", "-q", "--no-deps", f"torch=={torch}")
+    else:
+        # uv knows where PyTorch publishes its CPU builds, so no index address has to stand here.
+        pip("install", "-q", f"uv=={locked('uv')}")
+        command = [str(folder / "bin" / "uv"), "pip", "install", "--python", str(python), "--no-deps"]
+        subprocess.run([*command, "--torch-backend=cpu", f"torch=={torch}"], check=True, env=environment)
+    rest = folder / "requirements.rest.txt"
+    rest.write_text("".join(f"{line}\n" for line in pins() if not line.startswith("torch==")))
+    # The lock is complete, so resolving again would only cost time.
+    pip("install", "-q", "--no-deps", "-r", str(rest))
+    pip("install", "-q", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
+
+
+def pip_offers_cpu_torch(python: Path, version: str, environment: dict[str, str]) -> bool:
+    """Returns whether the indexes and folders that pip is configured for give a CPU build of torch."""
+    if sys.platform == "darwin" or "arm" in sysconfig.get_platform():
+        return True
+    command = [str(python), "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", "-q"]
+    done = subprocess.run(
+        [*command, "--report", "-", f"torch=={version}"], capture_output=True, text=True, env=environment
+    )
+    return done.returncode == 0 and "+cpu" in re.sub(r"%2[Bb]", "+", done.stdout)
+
+
+def pins() -> list[str]:
+    """Returns the `name==version` lines of the lock file."""
+    lines = (line.split("#")[0].strip() for line in LOCK.read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def locked(name: str) -> str:
+    """Returns the locked version of a package.
+
+    Raises:
+        SystemExit: If the lock file does not pin it.
+    """
+    for line in pins():
+        if line.lower().startswith(f"{name}=="):
+            return line.split("==")[1].split(";")[0].strip()
+    raise SystemExit(f"{LOCK.name} does not pin {name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
