@@ -1,0 +1,1 @@
+"""Load and measurement: scenario mixes, closed-loop targets, percentiles with intervals."""
