@@ -1,0 +1,19 @@
+"""The artifact store: content-addressed folders with manifests, lineage and atomic writes."""
+
+from __future__ import annotations
+
+from throughline.artifacts.environment import code_version, describe_environment
+from throughline.artifacts.manifest import FileEntry, Kind, Manifest, artifact_digest
+from throughline.artifacts.store import Artifact, ArtifactStore, StageRun
+
+__all__ = [
+    "Artifact",
+    "ArtifactStore",
+    "FileEntry",
+    "Kind",
+    "Manifest",
+    "StageRun",
+    "artifact_digest",
+    "code_version",
+    "describe_environment",
+]

@@ -1,0 +1,105 @@
+"""Where an artifact was made: package versions, git commit, machine, and the version of our own code."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from throughline.contracts.errors import InternalError
+
+PACKAGES = (
+    "throughline",
+    "nemo_toolkit",
+    "nemo-automodel",
+    "torch",
+    "transformers",
+    "peft",
+    "datasets",
+    "openvino",
+    "openvino-genai",
+    "nncf",
+    "nvidia-pytriton",
+    "tritonclient",
+    "tensorrt_llm",
+    "numpy",
+)
+
+
+@functools.cache
+def describe_environment() -> dict[str, Any]:
+    """Returns versions of the packages that shape artifacts, the git commit, processor and NVIDIA driver."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := package_version(name))},
+        "git_commit": git_commit(),
+        "machine": {
+            "system": platform.platform(),
+            "processor": processor_name(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        },
+        "nvidia_driver": nvidia_driver(),
+        "container": os.environ.get("NVIDIA_PRODUCT_NAME") or None,
+    }
+
+
+def package_version(name: str) -> str | None:
+    """Returns an installed package's version, None if it is absent."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """Returns the commit of this checkout, with `+` if files changed since; None outside git."""
+    root = Path(__file__).resolve().parents[3]
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def processor_name() -> str:
+    """Returns the processor's name as the operating system gives it."""
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def nvidia_driver() -> str | None:
+    """Returns the NVIDIA driver's version, None without one."""
+    path = Path("/proc/driver/nvidia/version")
+    return path.read_text(encoding="utf-8").splitlines()[0] if path.is_file() else None
+
+
+@functools.cache
+def code_version(*packages: str) -> str:
+    """Returns a digest over every source file of the packages, so that changed code makes a new artifact.
+
+    Raises:
+        InternalError: If a package does not exist.
+    """
+    state = hashlib.sha256()
+    for package in packages:
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.origin:
+            raise InternalError("no such package to version", seen=package)
+        origin = Path(spec.origin)
+        files = sorted(origin.parent.rglob("*")) if spec.submodule_search_locations else [origin]
+        for path in files:
+            if path.suffix in {".py", ".jinja"}:
+                state.update(f"{package}:{path.relative_to(origin.parent).as_posix()}\0".encode())
+                state.update(path.read_bytes())
+    return state.hexdigest()[:16]
