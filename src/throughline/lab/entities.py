@@ -25,118 +25,96 @@ DIGITS = string.digits
 HEX = "0123456789ABCDEF"
 ALNUM = UPPER + DIGITS
 
-# Names a ticket may carry; the split does not divide them, so that a held-out ticket stays realistic.
-REAL_GPUS: tuple[str, ...] = (
-    "A100", "H100", "H200", "B200", "B300", "GB200", "GB300", "GH200", "L4", "L40", "L40S", "A10", "A10G", "A16",
-    "A30", "A40", "A2", "T4", "V100", "P100", "P40", "RTX 4090", "RTX 3090", "RTX 5090", "RTX 4080", "RTX A6000",
-    "RTX A5000", "RTX 6000 Ada", "H20", "H800", "A800", "MI210", "MI250X", "MI300X", "MI325X", "MI355X",
-)  # fmt: skip
 
-_GIVEN = (
-    "Aisha Alex Amara Ana Anders Anil Anna Antoine Ben Bianca Bruno Camille Carlos Carmen Chen Chiara Claire Dana "
-    "Daniel David Diego Elena Elif Emma Erik Fatima Felix Florian Francesca Gabriel Giulia Grace Hana Hannah Hiro "
-    "Hugo Ines Ingrid Isabel Ivan Jakob James Jana Javier Jin Jonas Julia Kai Karim Katja Kenji Lars Laura Lea Leo "
-    "Lena Lin Lucas Lucia Luis Magda Manuel Marco Maria Marta Maya Mei Mia Miguel Mina Mohamed Nadia Nia Nico Nina "
-    "Noah Nora Olga Oliver Omar Oscar Pablo Paul Pedro Petra Pierre Priya Rafael Rahul Rania Robin Rosa Ruth Sam "
-    "Samir Sara Selim Sofia Sophie Stefan Sven Tara Theo Thomas Tim Tomas Uma Vera Victor Wei Yara Yuki Yusuf Zoe"
-).split()
-_SUR_A = (
-    "Ab Al And Ar Bar Bau Bel Ber Bor Bra Cal Car Cas Chan Con Dal Del Dom Dor Du El Er Fal Fer Fis Fon Ga Gar Ger "
-    "Gon Gra Gun Ha Hal Har Hen Hol Hu Ib Is Ja Jan Jo Ka Kal Kel Ker Kim Ko Kra Ku La Lan Lem Lin Lo Lu Mal Mar Mat "
-    "Mei Men Mo Mol Mor Mu Na Nak Nel No Ol Or Os Pa Pal Pe Per Pol Ra Ram Rei Ri Ro Ros Sa San Schu Sei Sil Sol Sta "
-    "Su Ta Tan Tor Tra Ul Val Van Ver Vo Wal Wei Wen Wil Ya Yam Za Zel Zim"
-).split()
-_SUR_B = (
-    "a ado ak ani ano ard ari as ato aud aux bach beck berg bert brandt chuk da dano de den der dez dini do dorf dov "
-    "el elli en er erman esco etti eva field gaard gard giani gren hardt hofer holm huis i ida ier iko imoto ing ino "
-    "ira isse ita ke ken kin kova lain land lander laub ler ley lin lo lund mann mar mark mayer meier mino mont mura "
-    "nak nandez ner ney nov o oglu ola oli on onen ori os ota oux ov ova quist ra raj rell rini ro sen shi ski skov "
-    "son stad stein ström ta tani tez thal tier to ton tov uchi uez ulin va vali vari vic vin wald wood worth yan ye"
-).split()
-_CO_A = (
-    "Acro Aero Agri Alpen Altus Amber Apex Aqua Arc Argo Astra Atlas Aven Axio Bel Bio Blue Boreal Bright Calor Cap "
-    "Cedar Ciel Cinder Clear Cobalt Copper Core Coral Crest Cyan Dawn Delta Dyna East Echo Edel Elm Ember Ever Falcon "
-    "Fenn Fern Fjord Flux Forge Frost Gala Geo Glen Gran Green Grid Halo Harbor Hart Helio Hexa High Hydro Indigo Ion "
-    "Iris Iron Juno Kel Kern Kite Krypt Lago Lark Lumen Luna Lyra Mag Maple Mar Medi Meridian Mica Mono Moss Nano Neo "
-    "Nimbus Nord Nova Oak Ober Octa Omni Onyx Opal Orbi Orchid Osprey Pan Peak Perl Pine Pixel Polar Prime Quanta Quarz "
-    "Quill Rain Raven Redwood Rhein River Ruby Sage Salt Sapphire Sierra Silva Sky Solar Sonn Spark Stein Stella Storm "
-    "Stratus Sun Swift Syn Tal Tellur Terra Tide Titan Topaz Tri Umbra Ursa Vale Vanta Vega Velo Verd Vertex Vista "
-    "Volt Wald West Wind Wolf Xeno Zenit Zephyr"
-).split()
-_CO_B = (
-    "bank base beam bit bridge byte cell chem craft data dyne fab farm field flow foods form freight gate gen graph "
-    "grid ics ion kraft lab labs lane leaf lens light line link loft logic lytics map mark matic mech med mesh metrics "
-    "mind motion nav net node nova optics path plan point port press pulse quant rail robotics scan sense shift soft "
-    "space spring stack star stream sys tech text tide trade turbine vault vision voice ware watt wave way wealth "
-    "weave werk wise works yard"
-).split()
-_CO_TAIL = (
-    "",
-    "",
-    "",
-    " GmbH",
-    " AG",
-    " Ltd",
-    " Inc",
-    " SA",
-    " Labs",
-    " Research",
-    " Systems",
-    " Group",
-    " BV",
-    " AB",
-)
-_HOST_A = (
-    "node gpu compute dgx hgx worker train infer serve edge rack blade hpc cn gn srv vm pod login head store nas db "
-    "cache proxy build ci dev prod stage batch render sim lab ml ai llm asr viz etl mon log"
-).split()
+def _words(block: str) -> tuple[str, ...]:
+    return tuple(block.split())
+
+
+def _phrases(block: str) -> tuple[str, ...]:
+    return tuple(" ".join(part.split()) for part in block.split("|"))
+
+
+# Names a ticket may carry; the split does not divide them, so that a held-out ticket stays realistic.
+REAL_GPUS: tuple[str, ...] = _phrases("""
+    A100 | H100 | H200 | B200 | B300 | GB200 | GB300 | GH200 | L4 | L40 | L40S | A10 | A10G | A16 | A30
+    | A40 | A2 | T4 | V100 | P100 | P40 | RTX 4090 | RTX 3090 | RTX 5090 | RTX 4080 | RTX A6000 |
+    RTX A5000 | RTX 6000 Ada | H20 | H800 | A800 | MI210 | MI250X | MI300X | MI325X | MI355X
+""")
+
+_GIVEN = _words("""
+    Aisha Alex Amara Ana Anders Anil Anna Antoine Ben Bianca Bruno Camille Carlos Carmen Chen Chiara
+    Claire Dana Daniel David Diego Elena Elif Emma Erik Fatima Felix Florian Francesca Gabriel Giulia
+    Grace Hana Hannah Hiro Hugo Ines Ingrid Isabel Ivan Jakob James Jana Javier Jin Jonas Julia Kai
+    Karim Katja Kenji Lars Laura Lea Leo Lena Lin Lucas Lucia Luis Magda Manuel Marco Maria Marta Maya
+    Mei Mia Miguel Mina Mohamed Nadia Nia Nico Nina Noah Nora Olga Oliver Omar Oscar Pablo Paul Pedro
+    Petra Pierre Priya Rafael Rahul Rania Robin Rosa Ruth Sam Samir Sara Selim Sofia Sophie Stefan Sven
+    Tara Theo Thomas Tim Tomas Uma Vera Victor Wei Yara Yuki Yusuf Zoe
+""")
+_SUR_A = _words("""
+    Ab Al And Ar Bar Bau Bel Ber Bor Bra Cal Car Cas Chan Con Dal Del Dom Dor Du El Er Fal Fer Fis Fon
+    Ga Gar Ger Gon Gra Gun Ha Hal Har Hen Hol Hu Ib Is Ja Jan Jo Ka Kal Kel Ker Kim Ko Kra Ku La Lan Lem
+    Lin Lo Lu Mal Mar Mat Mei Men Mo Mol Mor Mu Na Nak Nel No Ol Or Os Pa Pal Pe Per Pol Ra Ram Rei Ri
+    Ro Ros Sa San Schu Sei Sil Sol Sta Su Ta Tan Tor Tra Ul Val Van Ver Vo Wal Wei Wen Wil Ya Yam Za Zel
+    Zim
+""")
+_SUR_B = _words("""
+    a ado ak ani ano ard ari as ato aud aux bach beck berg bert brandt chuk da dano de den der dez dini
+    do dorf dov el elli en er erman esco etti eva field gaard gard giani gren hardt hofer holm huis i
+    ida ier iko imoto ing ino ira isse ita ke ken kin kova lain land lander laub ler ley lin lo lund
+    mann mar mark mayer meier mino mont mura nak nandez ner ney nov o oglu ola oli on onen ori os ota
+    oux ov ova quist ra raj rell rini ro sen shi ski skov son stad stein ström ta tani tez thal tier to
+    ton tov uchi uez ulin va vali vari vic vin wald wood worth yan ye
+""")
+_CO_A = _words("""
+    Acro Aero Agri Alpen Altus Amber Apex Aqua Arc Argo Astra Atlas Aven Axio Bel Bio Blue Boreal Bright
+    Calor Cap Cedar Ciel Cinder Clear Cobalt Copper Core Coral Crest Cyan Dawn Delta Dyna East Echo Edel
+    Elm Ember Ever Falcon Fenn Fern Fjord Flux Forge Frost Gala Geo Glen Gran Green Grid Halo Harbor
+    Hart Helio Hexa High Hydro Indigo Ion Iris Iron Juno Kel Kern Kite Krypt Lago Lark Lumen Luna Lyra
+    Mag Maple Mar Medi Meridian Mica Mono Moss Nano Neo Nimbus Nord Nova Oak Ober Octa Omni Onyx Opal
+    Orbi Orchid Osprey Pan Peak Perl Pine Pixel Polar Prime Quanta Quarz Quill Rain Raven Redwood Rhein
+    River Ruby Sage Salt Sapphire Sierra Silva Sky Solar Sonn Spark Stein Stella Storm Stratus Sun Swift
+    Syn Tal Tellur Terra Tide Titan Topaz Tri Umbra Ursa Vale Vanta Vega Velo Verd Vertex Vista Volt
+    Wald West Wind Wolf Xeno Zenit Zephyr
+""")
+_CO_B = _words("""
+    bank base beam bit bridge byte cell chem craft data dyne fab farm field flow foods form freight gate
+    gen graph grid ics ion kraft lab labs lane leaf lens light line link loft logic lytics map mark
+    matic mech med mesh metrics mind motion nav net node nova optics path plan point port press pulse
+    quant rail robotics scan sense shift soft space spring stack star stream sys tech text tide trade
+    turbine vault vision voice ware watt wave way wealth weave werk wise works yard
+""")
+_LEGAL_FORMS = _words("GmbH AG Ltd Inc SA Labs Research Systems Group BV AB")
+# Three names in fourteen have none.
+_CO_TAIL = ("", "", "", *(f" {form}" for form in _LEGAL_FORMS))
+_HOST_A = _words("""
+    node gpu compute dgx hgx worker train infer serve edge rack blade hpc cn gn srv vm pod login head
+    store nas db cache proxy build ci dev prod stage batch render sim lab ml ai llm asr viz etl mon log
+""")
 _DOMAINS = ("com", "io", "ai", "net", "org", "de", "fr", "eu", "cloud", "dev", "tech", "co")
-_WORDS_CODE = (
-    "ERR ERROR FAULT FAIL CUDA GPU NCCL IB NVL MEM ECC PCIE DRV HW NET FS SCHED JOB POD AUTH BILL PWR FAN TEMP LINK "
-    "DMA BUS RDMA MPI TRT API IO DISK QUOTA LIC CFG INIT SYNC TIMEOUT ABORT STALL XID EVT ALERT WARN SYS OPS RUN"
-).split()
-PRODUCTS: tuple[str, ...] = (
-    "training cluster", "inference server", "notebook service", "job scheduler", "object store", "file share",
-    "container registry", "model registry", "API gateway", "billing portal", "admin console", "login node",
-    "batch queue", "load balancer", "dashboard", "metrics stack", "backup service", "message queue", "VPN gateway",
-    "license server", "data pipeline", "feature store", "vector index", "chat endpoint", "speech service",
-    "image service", "render farm", "edge appliance", "workstation", "storage array", "leaf switch", "spine switch",
-    "power shelf", "cooling loop", "development cluster", "staging cluster", "web console", "command line client",
-)  # fmt: skip
-_PATH_ROOTS = (
-    "/var/log",
-    "/opt",
-    "/srv",
-    "/home",
-    "/data",
-    "/mnt",
-    "/scratch",
-    "/etc",
-    "/usr/local",
-    "/tmp",
-    "/models",
-)
-_PATH_NAMES = (
-    "app train model data cache logs run jobs config nccl cuda driver triton slurm kube shard ckpt weights batch "
-    "dataset export backup report trace metrics output input test main worker node launch eval"
-).split()
-_EXT = (
-    "log",
-    "txt",
-    "json",
-    "yaml",
-    "py",
-    "sh",
-    "bin",
-    "csv",
-    "conf",
-    "out",
-    "err",
-    "pt",
-    "safetensors",
-    "tar.gz",
-)
-_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_WORDS_CODE = _words("""
+    ERR ERROR FAULT FAIL CUDA GPU NCCL IB NVL MEM ECC PCIE DRV HW NET FS SCHED JOB POD AUTH BILL PWR FAN
+    TEMP LINK DMA BUS RDMA MPI TRT API IO DISK QUOTA LIC CFG INIT SYNC TIMEOUT ABORT STALL XID EVT ALERT
+    WARN SYS OPS RUN
+""")
+PRODUCTS: tuple[str, ...] = _phrases("""
+    training cluster | inference server | notebook service | job scheduler | object store | file share |
+    container registry | model registry | API gateway | billing portal | admin console | login node |
+    batch queue | load balancer | dashboard | metrics stack | backup service | message queue |
+    VPN gateway | license server | data pipeline | feature store | vector index | chat endpoint |
+    speech service | image service | render farm | edge appliance | workstation | storage array |
+    leaf switch | spine switch | power shelf | cooling loop | development cluster | staging cluster |
+    web console | command line client
+""")
+_PATH_ROOTS = _words("/var/log /opt /srv /home /data /mnt /scratch /etc /usr/local /tmp /models")
+_PATH_NAMES = _words("""
+    app train model data cache logs run jobs config nccl cuda driver triton slurm kube shard ckpt
+    weights batch dataset export backup report trace metrics output input test main worker node launch
+    eval
+""")
+_EXT = _words("log txt json yaml py sh bin csv conf out err pt safetensors tar.gz")
+_MONTHS = _words("""
+    Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec
+""")
 _REGIONS = (
     "eu-west",
     "eu-north",
@@ -149,6 +127,9 @@ _REGIONS = (
     "sa-east",
 )
 _SEPARATORS = ("-", "-", "-", "-", "_", "_", ".", ":", "#", "/", "")
+
+
+_REAL_GPU_SET = frozenset(REAL_GPUS)
 
 
 def is_held_out(value: str) -> bool:
@@ -199,7 +180,8 @@ def _code(rng: Random) -> str:
     if shape < 0.46:
         return f"{_prefix(rng)}{sep}{_tail(rng)}"
     if shape < 0.52:
-        return f"{rng.choice(('E', 'e', 'X', 'F', '', ''))}0x{_letters(rng, rng.randint(2, 5), HEX)}{rng.choice(DIGITS)}"
+        head = rng.choice(("E", "e", "X", "F", "", ""))
+        return f"{head}0x{_letters(rng, rng.randint(2, 5), HEX)}{rng.choice(DIGITS)}"
     if shape < 0.60:
         return f"{rng.choice(_WORDS_CODE)}_{rng.choice(_WORDS_CODE)}_{_tail(rng)}"
     if shape < 0.67:
@@ -245,7 +227,28 @@ def _host(rng: Random) -> str:
         return f"{a}-{rng.choice(_HOST_A)}-{rng.randint(0, 999):0{rng.choice((1, 2, 3))}d}"
     if kind < 0.85:
         return f"{_letters(rng, rng.randint(2, 4), LOWER)}-{a}{rng.randint(1, 99):02d}"
-    return f"{a}-{_letters(rng, 1, LOWER)}{rng.randint(1, 40)}-{rng.randint(1, 99)}.{_letters(rng, 3, LOWER)}{rng.randint(1, 9)}"
+    rack = f"{_letters(rng, 1, LOWER)}{rng.randint(1, 40)}-{rng.randint(1, 99)}"
+    return f"{a}-{rack}.{_letters(rng, 3, LOWER)}{rng.randint(1, 9)}"
+
+
+def _synthetic_gpu(rng: Random) -> str:
+    kind = rng.random()
+    number = rng.choice((str(rng.randint(2, 99)), f"{rng.randint(1, 99)}0", f"{rng.randint(1, 99)}00"))
+    if kind < 0.55:
+        suffix = rng.choice(("", "", "", "S", "X", "G", rng.choice(UPPER)))
+        return f"{_letters(rng, rng.choice((1, 1, 2)), UPPER)}{number}{suffix}"
+    if kind < 0.85:
+        family = rng.choice(("RTX", "GTX", "RX", "Arc", "PRO", _letters(rng, 3, UPPER)))
+        letter = rng.choice(("", "", rng.choice(UPPER)))
+        return f"{family} {letter}{rng.randint(10, 99)}{rng.choice(('0', '00'))}"
+    return (
+        f"{_letters(rng, 2, UPPER)}{number}{rng.choice(('-', ' '))}{_letters(rng, rng.randint(1, 2), UPPER)}"
+    )
+
+
+def _cluster(rng: Random) -> str:
+    stem = f"{rng.choice(_CO_A).lower()}-{rng.choice(_HOST_A)}"
+    return stem + rng.choice(("", f"-{rng.randint(1, 20)}"))
 
 
 def company_stem(company: str) -> str:
@@ -282,7 +285,14 @@ class Entities:
 
     def code(self) -> str:
         """An error or fault code: 3 to about 20 characters without spaces, with at least one digit."""
-        return self._draw(_code)
+        while True:
+            value = self._draw(_code)
+            if value not in _REAL_GPU_SET and not value.isdigit():
+                return value
+
+    def scrap(self, alphabet: str, low: int, high: int) -> str:
+        """A random string of low to high characters; the split divides these too."""
+        return self._draw(lambda rng: _letters(rng, rng.randint(low, high), alphabet))
 
     def codes(self, n: int) -> list[str]:
         """`n` different codes."""
@@ -297,16 +307,7 @@ class Entities:
 
     def synthetic_gpu(self) -> str:
         """A name with the shape of a GPU's that exists nowhere, so that it can only be copied."""
-        rng = self.rng
-        kind = rng.random()
-        number = rng.choice((str(rng.randint(2, 99)), f"{rng.randint(1, 99)}0", f"{rng.randint(1, 99)}00"))
-        if kind < 0.55:
-            suffix = rng.choice(("", "", "", "S", "X", "G", rng.choice(UPPER)))
-            return f"{_letters(rng, rng.choice((1, 1, 2)), UPPER)}{number}{suffix}"
-        if kind < 0.85:
-            family = rng.choice(("RTX", "GTX", "RX", "Arc", "PRO", _letters(rng, 3, UPPER)))
-            return f"{family} {rng.choice(('', '', rng.choice(UPPER)))}{rng.randint(10, 99)}{rng.choice(('0', '00'))}"
-        return f"{_letters(rng, 2, UPPER)}{number}{rng.choice(('-', ' '))}{_letters(rng, rng.randint(1, 2), UPPER)}"
+        return self._draw(_synthetic_gpu)
 
     def any_gpu(self) -> str:
         """Real or synthetic, half each."""
@@ -315,8 +316,18 @@ class Entities:
     def gpu_long(self, name: str) -> str:
         """A longer way to write a GPU's name that still contains the short one verbatim."""
         memory = self.pick(("16GB", "24GB", "40GB", "48GB", "80GB", "94GB", "141GB", "192GB"))
-        return self.pick((f"NVIDIA {name}", f"{name} {memory}", f"{name}-{memory}", f"{name} SXM", f"{name} PCIe",
-                          f"NVIDIA {name} {memory}", f"{name} NVL", f"{self.rng.choice((2, 4, 8))}x {name}"))  # fmt: skip
+        return self.pick(
+            (
+                f"NVIDIA {name}",
+                f"{name} {memory}",
+                f"{name}-{memory}",
+                f"{name} SXM",
+                f"{name} PCIe",
+                f"NVIDIA {name} {memory}",
+                f"{name} NVL",
+                f"{self.rng.choice((2, 4, 8))}x {name}",
+            )
+        )
 
     def host(self) -> str:
         """A host or node name."""
@@ -324,7 +335,10 @@ class Entities:
 
     def surname(self) -> str:
         """A family name."""
-        return self._draw(_surname)
+        while True:
+            value = self._draw(_surname)
+            if value not in _GIVEN:
+                return value
 
     def person(self) -> str:
         """Given name and family name."""
@@ -355,8 +369,17 @@ class Entities:
         """A telephone number in one of several international layouts."""
         rng = self.rng
         a, b, c = rng.randint(100, 999), rng.randint(100, 999), rng.randint(1000, 9999)
-        return self.pick((f"+1 {a} {b} {c}", f"+49 {a} {b}{c}", f"+33 {a % 10} {b % 100:02d} {c // 100} {c % 100:02d} 41",
-                          f"({a}) {b}-{c}", f"+44 20 {c} {a}{b % 10}", f"{a}-{b}-{c}", f"+34 {a} {b} {c % 1000:03d}"))  # fmt: skip
+        return self.pick(
+            (
+                f"+1 {a} {b} {c}",
+                f"+49 {a} {b}{c}",
+                f"+33 {a % 10} {b % 100:02d} {c // 100} {c % 100:02d} 41",
+                f"({a}) {b}-{c}",
+                f"+44 20 {c} {a}{b % 10}",
+                f"{a}-{b}-{c}",
+                f"+34 {a} {b} {c % 1000:03d}",
+            )
+        )
 
     def ip(self) -> str:
         """A private IPv4 address."""
@@ -432,11 +455,7 @@ class Entities:
 
     def cluster(self) -> str:
         """A cluster's name; the split divides these like hosts."""
-        return self._draw(
-            lambda rng: (
-                f"{rng.choice(_CO_A).lower()}-{rng.choice(_HOST_A)}{rng.choice(('', f'-{rng.randint(1, 20)}'))}"
-            )
-        )
+        return self._draw(_cluster)
 
     def job_id(self) -> str:
         """A scheduler's job number."""
@@ -444,9 +463,8 @@ class Entities:
 
     def ticket_id(self) -> str:
         """A support request's own number, a distractor beside error codes."""
-        return (
-            f"{self.pick(('INC', 'REQ', 'CASE-', 'T-', '#', 'SR', 'TKT-'))}{self.rng.randint(1000, 999999)}"
-        )
+        heads = ("INC", "REQ", "CASE-", "T-", "#", "SR", "TKT-")
+        return self._draw(lambda rng: f"{rng.choice(heads)}{rng.randint(1000, 999999)}")
 
     def product(self) -> str:
         """A noun phrase for a part of the platform."""
