@@ -56,13 +56,7 @@ class Artifact:
         found = {entry.path: entry for entry in scan_files(self.path)}
         for name in sorted(wanted.keys() | found.keys()):
             if wanted.get(name) != found.get(name):
-                seen = (
-                    "missing"
-                    if name not in found
-                    else "not in the manifest"
-                    if name not in wanted
-                    else "changed"
-                )
+                seen = "missing" if name not in found else "not in the manifest" if name not in wanted else "changed"
                 raise ArtifactError(
                     "artifact is not what it was",
                     where=f"{self.path}/{name}",
@@ -149,9 +143,7 @@ class ArtifactStore:
                 raise ArtifactError(
                     "artifact is damaged",
                     where=str(path),
-                    seen="missing"
-                    if not path.is_file()
-                    else f"{path.stat().st_size} bytes instead of {entry.size}",
+                    seen="missing" if not path.is_file() else f"{path.stat().st_size} bytes instead of {entry.size}",
                     fix=f"delete {folder} and run its stage again",
                 )
         return Artifact(folder, manifest)

@@ -78,9 +78,7 @@ def _layout(w: Writer, items: list[str]) -> str:
 def repeat_list(w: Writer) -> str:
     """A list, then the same list, perhaps in another layout, reversed or with single items picked."""
     items = _items(w, w.between(2, 8))
-    head = w.pick(
-        ("Items:", "List:", "Names:", "The list is", "Remember:", "Inventory", "Seen today:", "Values:", "")
-    )
+    head = w.pick(("Items:", "List:", "Names:", "The list is", "Remember:", "Inventory", "Seen today:", "Values:", ""))
     parts = [f"{head}\n{_layout(w, items)}".strip()]
     for _ in range(w.between(1, 3)):
         roll = w.rng.random()
@@ -158,9 +156,7 @@ def passages(w: Writer) -> str:
         form = w.between(0, 6)
         if form == 0 or not unique:
             out.append(
-                w.pick(
-                    (f"{bare} {c}.", f"As {c} says, {first}", f"See {c}: {first}", f'Quote {c}: "{texts[i]}"')
-                )
+                w.pick((f"{bare} {c}.", f"As {c} says, {first}", f"See {c}: {first}", f'Quote {c}: "{texts[i]}"'))
             )
             continue
         value = w.pick(unique)
@@ -212,9 +208,7 @@ def dialogue(w: Writer) -> str:
         w.bound = {k: v for k, v in w.bound.items() if k in ("person", "company")}
         roll = w.rng.random()
         if roll < 0.35:
-            out += [
-                f"{b}: {w.bank('MENTION_CODE')} {w.bank('MENTION_GPU') if w.chance(0.6) else ''}".rstrip()
-            ]
+            out += [f"{b}: {w.bank('MENTION_CODE')} {w.bank('MENTION_GPU') if w.chance(0.6) else ''}".rstrip()]
             asked = w.pick(
                 (
                     "So it is {code}?",
@@ -241,9 +235,7 @@ def dialogue(w: Writer) -> str:
         else:
             kind = w.pick(("host", "version", "path", "ip", "username", "email"))
             value = w.get(kind)
-            name = {"ip": "address", "path": "file", "username": "login", "email": "mail address"}.get(
-                kind, kind
-            )
+            name = {"ip": "address", "path": "file", "username": "login", "email": "mail address"}.get(kind, kind)
             out += [
                 f"{a}: What is the {name}?",
                 f"{b}: {w.pick((value, f'It is {value}.', f'{value}, I think.'))}",
@@ -266,8 +258,7 @@ def transcript(w: Writer) -> str:
         f"{prompt}echo {code} > {path}\n{prompt}cat {path}\n{code}",
         f"{prompt}export NAME={code}\n{prompt}echo $NAME\n{code}",
         f"{prompt}squeue -u {user}\nJOBID USER NODE\n{job} {user} {host}\n{prompt}scancel {job}",
-        f"{prompt}kubectl get pods\n{host}-{job} Running\n"
-        f"{prompt}kubectl logs {host}-{job}\n{w.bank('LOGCODE')}",
+        f"{prompt}kubectl get pods\n{host}-{job} Running\n{prompt}kubectl logs {host}-{job}\n{w.bank('LOGCODE')}",
         f"{prompt}ls {path}\n{path}\n{prompt}rm {path}",
         f"{prompt}tail -1 {path}\n{w.bank('LOGCODE')}",
     ]

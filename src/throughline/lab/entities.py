@@ -192,9 +192,7 @@ def _code(rng: Random) -> str:
         return rng.choice((".", ".", "/", ":", "-")).join([*words, _digits(rng)])
     if shape < 0.76:
         left = rng.choice(UPPER) + rng.choice(DIGITS)
-        return (
-            f"{left}{sep}{_letters(rng, rng.randint(1, 3), UPPER)}{_letters(rng, rng.randint(1, 3), DIGITS)}"
-        )
+        return f"{left}{sep}{_letters(rng, rng.randint(1, 3), UPPER)}{_letters(rng, rng.randint(1, 3), DIGITS)}"
     if shape < 0.82:
         return f"{_digits(rng)}{rng.choice('-_./:')}{_prefix(rng)}"
     if shape < 0.89:
@@ -241,9 +239,7 @@ def _synthetic_gpu(rng: Random) -> str:
         family = rng.choice(("RTX", "GTX", "RX", "Arc", "PRO", _letters(rng, 3, UPPER)))
         letter = rng.choice(("", "", rng.choice(UPPER)))
         return f"{family} {letter}{rng.randint(10, 99)}{rng.choice(('0', '00'))}"
-    return (
-        f"{_letters(rng, 2, UPPER)}{number}{rng.choice(('-', ' '))}{_letters(rng, rng.randint(1, 2), UPPER)}"
-    )
+    return f"{_letters(rng, 2, UPPER)}{number}{rng.choice(('-', ' '))}{_letters(rng, rng.randint(1, 2), UPPER)}"
 
 
 def _cluster(rng: Random) -> str:
@@ -352,9 +348,7 @@ class Entities:
         """A login name made from a person's name."""
         given, _, family = (person or self.person()).partition(" ")
         g, f = slug(given), slug(family)
-        return self.pick(
-            (f"{g[0]}{f}", f"{g}.{f}", f"{f}{g[0]}", f"{f}{self.rng.randint(1, 99)}", f"{g[0]}_{f}")
-        )
+        return self.pick((f"{g[0]}{f}", f"{g}.{f}", f"{f}{g[0]}", f"{f}{self.rng.randint(1, 99)}", f"{g[0]}_{f}"))
 
     def company(self) -> str:
         """A company's name, sometimes with a legal form."""
@@ -394,13 +388,7 @@ class Entities:
         base = f"{rng.randint(0, 26)}.{rng.randint(0, 20)}"
         if form == 1:
             return f"{rng.randint(450, 595)}.{rng.randint(10, 199)}.{rng.randint(1, 99):02d}"
-        return (
-            base
-            if form == 2
-            else f"v{base}.{rng.randint(0, 9)}"
-            if form == 3
-            else f"{base}.{rng.randint(0, 19)}"
-        )
+        return base if form == 2 else f"v{base}.{rng.randint(0, 9)}" if form == 3 else f"{base}.{rng.randint(0, 19)}"
 
     def date(self) -> str:
         """A day of 2023 to 2026."""
@@ -426,9 +414,7 @@ class Entities:
         rng = self.rng
         y, m, d = rng.randint(2023, 2026), rng.randint(1, 12), rng.randint(1, 28)
         t = f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}:{rng.randint(0, 59):02d}"
-        return self.pick(
-            (f"{y}-{m:02d}-{d:02d}T{t}Z", f"{y}-{m:02d}-{d:02d} {t}", f"{_MONTHS[m - 1]} {d:2d} {t}", t)
-        )
+        return self.pick((f"{y}-{m:02d}-{d:02d}T{t}Z", f"{y}-{m:02d}-{d:02d} {t}", f"{_MONTHS[m - 1]} {d:2d} {t}", t))
 
     def path(self) -> str:
         """An absolute file path of two to four parts."""

@@ -127,9 +127,7 @@ _SUBJECT = bars("""cluster {~cluster} | (host|node) {~host} | the {product} of {
     | the site of {~company} | service {~cluster} | the {product} | queue {~cluster}
     | the {product} on {~host}""")
 
-BANKS = Banks(
-    divided={"PASSAGE": _PASSAGE, "EXTRA": _EXTRA, "QUESTION": _QUESTION}, shared={"SUBJECT": _SUBJECT}
-)
+BANKS = Banks(divided={"PASSAGE": _PASSAGE, "EXTRA": _EXTRA, "QUESTION": _QUESTION}, shared={"SUBJECT": _SUBJECT})
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,4 @@ def statistics(docs: Iterable[str]) -> Statistics:
         distinct.update(zip(words, words[1:], words[2:], strict=False))
     if not n:
         raise ValueError("statistics of no documents")
-    return Statistics(
-        n, chars / n, len(distinct) / max(1, trigrams), copying / n, copied / max(1, word_chars)
-    )
+    return Statistics(n, chars / n, len(distinct) / max(1, trigrams), copying / n, copied / max(1, word_chars))

@@ -75,10 +75,7 @@ def near_duplicates(texts: Iterable[str]) -> list[bool]:
         keys = [(n, signature[n * _ROWS : (n + 1) * _ROWS].tobytes()) for n in range(_BANDS)]
         candidates = {j for key in keys for j in buckets[key]}
         found.append(
-            any(
-                len(shingles & sets[j]) >= NEAR_DUPLICATE_JACCARD * len(shingles | sets[j])
-                for j in candidates
-            )
+            any(len(shingles & sets[j]) >= NEAR_DUPLICATE_JACCARD * len(shingles | sets[j]) for j in candidates)
         )
         sets.append(shingles)
         for key in keys:

@@ -107,9 +107,7 @@ def log_lookup(w: Writer) -> str:
     if w.chance(0.4):
         picked = w.pick(out)
         forms.append(
-            w.pick(
-                (f"Line {out.index(picked) + 1} reads: {picked}", f"> {picked}", f'The log says "{picked}".')
-            )
+            w.pick((f"Line {out.index(picked) + 1} reads: {picked}", f"> {picked}", f'The log says "{picked}".'))
         )
     return f"{text}\n" + w.pick((" ", "\n")).join(forms)
 

@@ -207,13 +207,7 @@ def nested_json(w: Writer) -> str:
             value = w.fresh(kind)
             number = kind in _NUMERIC and value.isdigit()
             record[key] = (
-                None
-                if w.chance(0.1)
-                else int(value)
-                if number
-                else w.chance(0.5)
-                if w.chance(0.03)
-                else value
+                None if w.chance(0.1) else int(value) if number else w.chance(0.5) if w.chance(0.03) else value
             )
         records.append(record)
     top = w.pick(("items", "events", "data", "rows", "nodes", "results", "entries"))
@@ -234,8 +228,7 @@ def nested_json(w: Writer) -> str:
             out.append(json.dumps(record, ensure_ascii=False))
         elif form == 1:
             out.append(
-                f"# entry {i}\n"
-                + "\n".join(f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in record.items())
+                f"# entry {i}\n" + "\n".join(f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in record.items())
             )
         elif form == 2:
             key = w.pick(list(record))

@@ -35,8 +35,7 @@ CHAT_TEMPLATE_PATH = Path(__file__).with_name("chat_template.jinja")
 _SEP = r"[-_.:#/]"
 # Look-behinds of fixed lengths only: Oniguruma (tokenizers) and PCRE2 (openvino_tokenizers) both accept them.
 _AFTER_DIGIT = "|".join(
-    [rf"(?<=\p{{N}}\p{{L}}{{{n}}})" for n in range(6)]
-    + [rf"(?<=\p{{N}}{_SEP}\p{{L}}{{{n}}})" for n in range(6)]
+    [rf"(?<=\p{{N}}\p{{L}}{{{n}}})" for n in range(6)] + [rf"(?<=\p{{N}}{_SEP}\p{{L}}{{{n}}})" for n in range(6)]
 )
 _CODE_LETTER = "|".join(
     (
@@ -130,9 +129,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path | str) -> Path:
     names = {key: config[key] for key in ("bos_token", "eos_token", "pad_token", "additional_special_tokens")}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / "special_tokens_map.json").write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(
-        CHAT_TEMPLATE_PATH.read_text(encoding="utf-8"), encoding="utf-8"
-    )
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE_PATH.read_text(encoding="utf-8"), encoding="utf-8")
     return folder
 
 

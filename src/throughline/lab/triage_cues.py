@@ -422,8 +422,6 @@ BANKS = Banks(
         "UNIT": bars("""
             the (card|board|unit|module|part|hardware) | it
             | the (faulty|broken|defective) (card|board|part|unit) | this (card|unit|board)"""),
-        "WHO": bars(
-            "{username} | my colleague | {person} | me | us | the new colleague | our team | the user"
-        ),
+        "WHO": bars("{username} | my colleague | {person} | me | us | the new colleague | our team | the user"),
     },
 )

@@ -102,9 +102,7 @@ def test_everything_else_is_sound(made: Made) -> None:
         assert last["role"] == "assistant"
         if record["task"] == "triage":
             assert record["format"] == "tool_call" and record["tools"]
-            jsonschema.validate(
-                json.loads(last["tool_calls"][0]["function"]["arguments"]), OPEN_TICKET_SCHEMA
-            )
+            jsonschema.validate(json.loads(last["tool_calls"][0]["function"]["arguments"]), OPEN_TICKET_SCHEMA)
         else:
             assert last["content"].strip()
 

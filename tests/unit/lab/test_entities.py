@@ -25,9 +25,7 @@ def shape(value: str) -> str:
     return re.sub(r"[0-9]+", "9", classes)
 
 
-@pytest.mark.parametrize(
-    "method", [*VALUES, "person", "email", "phone", "version", "timestamp", "path", "number"]
-)
+@pytest.mark.parametrize("method", [*VALUES, "person", "email", "phone", "version", "timestamp", "path", "number"])
 def test_same_seed_gives_the_same_values(method: str) -> None:
     assert draw("train", method, 50, seed=4) == draw("train", method, 50, seed=4)
     assert draw("train", method, 50, seed=4) != draw("train", method, 50, seed=5)

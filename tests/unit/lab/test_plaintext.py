@@ -105,9 +105,7 @@ def test_statistics_tell_copying_from_prose() -> None:
     copied = statistics(["It shows XID-79 on node-4.\ncode=XID-79 host=node-4"])
     assert prose.copy_share == 0 == prose.copied_chars
     assert copied.copy_share == 1
-    assert copied.copied_chars == pytest.approx(
-        len("XID-79node-4") / len("ItshowsXID-79onnode-4.codeXID-79hostnode-4")
-    )
+    assert copied.copied_chars == pytest.approx(len("XID-79node-4") / len("ItshowsXID-79onnode-4.codeXID-79hostnode-4"))
 
 
 def test_statistics_of_nothing_is_an_error() -> None:

@@ -80,9 +80,7 @@ def test_any_text_comes_back_exactly(text: str) -> None:
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(
-        st.sampled_from(
-            ["AB", "x", "7", "-", "_", " ", "\n", "\r", "\t", "0x", "é", "Ü", '"', '{"', "🙂", ": "]
-        ),
+        st.sampled_from(["AB", "x", "7", "-", "_", " ", "\n", "\r", "\t", "0x", "é", "Ü", '"', '{"', "🙂", ": "]),
         max_size=30,
     )
 )
@@ -192,15 +190,11 @@ def test_arguments_given_as_a_string_are_taken_over(hf: Any) -> None:
         {"role": "user", "content": "?"},
         {"role": "assistant", "tool_calls": [{"function": function}], "content": ""},
     ]
-    assert '{"name": "find_node", "arguments": {"host": "n1"}}' in hf.apply_chat_template(
-        chat, tokenize=False
-    )
+    assert '{"name": "find_node", "arguments": {"host": "n1"}}' in hf.apply_chat_template(chat, tokenize=False)
 
 
 def test_mask_covers_exactly_what_the_assistant_says_and_its_end(hf: Any) -> None:
-    out = hf.apply_chat_template(
-        CONVERSATION, tools=TOOLS, return_dict=True, return_assistant_tokens_mask=True
-    )
+    out = hf.apply_chat_template(CONVERSATION, tools=TOOLS, return_dict=True, return_assistant_tokens_mask=True)
     runs: list[list[int]] = []
     previous = 0
     for token, mask in zip(out["input_ids"], out["assistant_masks"], strict=True):
@@ -218,9 +212,7 @@ def test_mask_covers_exactly_what_the_assistant_says_and_its_end(hf: Any) -> Non
 
 
 def test_generation_prompt_is_a_prefix_of_the_training_text(hf: Any) -> None:
-    prompt = hf.apply_chat_template(
-        CONVERSATION[:2], tools=TOOLS, add_generation_prompt=True, return_dict=True
-    )
+    prompt = hf.apply_chat_template(CONVERSATION[:2], tools=TOOLS, add_generation_prompt=True, return_dict=True)
     whole = hf.apply_chat_template(CONVERSATION, tools=TOOLS, return_dict=True)
     assert whole["input_ids"][: len(prompt["input_ids"])] == prompt["input_ids"]
 

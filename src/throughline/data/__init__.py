@@ -1,0 +1,7 @@
+"""Data with governance: raw records in, a tokenised dataset with its rejects and card out."""
+
+from __future__ import annotations
+
+from throughline.data.pipeline import DataReport, prepare
+
+__all__ = ["DataReport", "prepare"]

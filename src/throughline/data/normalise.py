@@ -1,0 +1,79 @@
+"""Text as it was meant: repaired encodings, no control or invisible characters, NFC."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable
+from typing import Any
+
+from throughline.data.ingest import Record
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_INVISIBLE = re.compile("[\u200b\u200c\u200d\u2060\ufeff]")
+# Byte pairs of UTF-8 read as Latin-1 or Windows-1252; without them ftfy has nothing to repair.
+_MOJIBAKE_HINT = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0178\u02c6\u02dc\u2013-\u2122]")
+
+
+def normalise_text(text: str, repairs: list[str]) -> str:
+    """Returns the repaired text and names what was done in `repairs`.
+
+    Idempotent. Repairs: `control_characters`, `invisible_characters`, `mojibake` (by ftfy), `nfc`.
+    """
+    while True:
+        before = text
+        for name, repair in _REPAIRS:
+            fixed = repair(text)
+            if fixed != text:
+                repairs.append(name)
+                text = fixed
+        # One repair can uncover another: a control character may part two halves of mojibake.
+        if text == before:
+            return text
+
+
+def _fix_encoding(text: str) -> str:
+    if not _MOJIBAKE_HINT.search(text):
+        return text
+    import ftfy
+
+    return ftfy.fix_encoding(text)
+
+
+_REPAIRS: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("control_characters", lambda text: _CONTROL.sub("", text)),
+    ("invisible_characters", lambda text: _INVISIBLE.sub("", text)),
+    ("mojibake", _fix_encoding),
+    ("nfc", lambda text: unicodedata.normalize("NFC", text)),
+)
+
+
+def map_texts(record: Record, change: Callable[[str], str]) -> None:
+    """Applies `change` to every content and to every string inside tool call arguments."""
+    for message in record.values["messages"]:
+        if message.get("content"):
+            message["content"] = change(message["content"])
+        for call in message.get("tool_calls") or []:
+            function = call["function"]
+            arguments = function["arguments"]
+            values = json.loads(arguments) if isinstance(arguments, str) else arguments
+            # One spelling of JSON for all sources, the one that json.dumps gives.
+            function["arguments"] = json.dumps(_map_value(values, change), ensure_ascii=False)
+
+
+def normalise(record: Record) -> None:
+    """Normalises all texts of a record in place."""
+    repairs: list[str] = []
+    map_texts(record, lambda text: normalise_text(text, repairs))
+    record.repairs += sorted(set(repairs))
+
+
+def _map_value(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_map_value(item, change) for item in value]
+    if isinstance(value, dict):
+        return {key: _map_value(item, change) for key, item in value.items()}
+    return value

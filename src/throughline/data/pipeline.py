@@ -1,0 +1,302 @@
+"""The data stage from end to end; every record comes out as kept or as a reject with a reason."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from throughline.contracts.data import DataSpec
+from throughline.contracts.errors import DataError, InternalError, ThroughlineError
+from throughline.contracts.text import shorten
+from throughline.data import card
+from throughline.data.dedup import conversation_text, find_duplicates
+from throughline.data.ingest import Record, Reject, read_records, reject
+from throughline.data.normalise import map_texts, normalise
+from throughline.data.pii import Redactor, check_kinds
+from throughline.data.render import Rendered, Renderer
+from throughline.data.split import split
+from throughline.data.validate import validate
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass
+class DataReport:
+    """What the stage did, in plain JSON types.
+
+    `tokens` counts train and validation tokens and how many of them carry loss.
+    """
+
+    lines: int = 0
+    kept: int = 0
+    train: int = 0
+    validation: int = 0
+    rejects: dict[str, int] = field(default_factory=dict)
+    repairs: dict[str, int] = field(default_factory=dict)
+    personal: dict[str, int] = field(default_factory=dict)
+    tasks: dict[str, int] = field(default_factory=dict)
+    formats: dict[str, int] = field(default_factory=dict)
+    sources: dict[str, int] = field(default_factory=dict)
+    licences: dict[str, int] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    answer_lengths: list[int] = field(default_factory=list)
+    questions: int = 0
+    overlap: int = 0
+    statistics: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the report without the list of lengths."""
+        return {key: value for key, value in vars(self).items() if key != "answer_lengths"}
+
+
+def prepare(
+    files: Sequence[Path],
+    tokenizer_dir: Path,
+    out: Path,
+    spec: DataSpec,
+    *,
+    questions: Mapping[str, Path],
+    seed: int,
+    statistics: Mapping[str, Any] | None = None,
+    on_progress: Progress = lambda phase, fraction: None,
+) -> DataReport:
+    """Turns raw records into a dataset folder.
+
+    Args:
+        files: Raw JSONL files.
+        tokenizer_dir: Checkpoint folder whose chat template and tokenizer render the records.
+        out: Folder to write `train` and `validation` (`.jsonl` and `.parquet`), `rejects.jsonl`,
+            `README.md` (the card), `report.json` and one JSONL of rendered questions for each of `questions`.
+        spec: What to do.
+        questions: Held-out question files by name; the train side is checked against them.
+        seed: Seed of the split.
+        statistics: Measured variety of the raw records, for the card.
+        on_progress: Hears phase and fraction.
+
+    Raises:
+        DataError: If a file is missing or nothing is left to train on.
+        CheckpointError: If the tokenizer cannot be used.
+        ConfigError: If the spec names an unknown kind of personal data.
+    """
+    check_kinds(spec.pii)
+    renderer = Renderer(tokenizer_dir)
+    report = DataReport(statistics=dict(statistics or {}))
+    rejects: list[Reject] = []
+    held_out = {name: _read_questions(path) for name, path in questions.items()}
+
+    on_progress("ingest", 0.0)
+    records = _read(files, spec, rejects, report)
+    on_progress("deduplicate", 0.2)
+    records = _drop_duplicates(records, spec, rejects)
+    records = _drop_held_out(records, held_out, spec, rejects, report)
+    on_progress("redact", 0.4)
+    for record in records:
+        _redact(record, spec, report)
+    on_progress("render", 0.5)
+    kept: list[tuple[Record, Rendered]] = []
+    for index, record in enumerate(records):
+        if index % 500 == 0:
+            on_progress("render", 0.5 + 0.4 * index / len(records))
+        outcome = _render(record, renderer, spec)
+        if isinstance(outcome, Reject):
+            rejects.append(outcome)
+        else:
+            kept.append((record, outcome))
+    on_progress("write", 0.9)
+    if not kept:
+        raise DataError(
+            "no record is left to train on",
+            where=", ".join(str(path) for path in files),
+            seen=f"{len(rejects)} rejects: {dict(Counter(item.reason for item in rejects).most_common(5))}",
+            fix="read the reasons, correct the records or the data settings",
+        )
+    if len(kept) + len(rejects) != report.lines:
+        raise InternalError("records were lost", seen=f"{report.lines} in, {len(kept)} + {len(rejects)} out")
+    for_validation = split([record.values for record, _ in kept], spec.group_by, spec.validation_share, seed)
+    if not any(for_validation):
+        raise DataError(
+            "no group is small enough for validation",
+            where="data.validation_share",
+            seen=f"{spec.validation_share} of {len(kept)} records",
+            fix="raise it, or group by fewer fields (data.group_by)",
+        )
+    _write_side(out, "train", [pair for pair, held in zip(kept, for_validation, strict=True) if not held], report)
+    _write_side(out, "validation", [pair for pair, held in zip(kept, for_validation, strict=True) if held], report)
+    for name, rows in held_out.items():
+        report.questions += _write_questions(out / f"{name}.jsonl", rows, renderer)
+    _write_lines(out / "rejects.jsonl", (item.as_dict() for item in rejects))
+    _count(report, [record for record, _ in kept], rejects)
+    (out / "report.json").write_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n")
+    (out / "answer_lengths.json").write_text(json.dumps(sorted(report.answer_lengths)) + "\n")
+    (out / "README.md").write_text(card.render(report, spec, [path.name for path in files], seed))
+    on_progress("done", 1.0)
+    return report
+
+
+def _read(files: Sequence[Path], spec: DataSpec, rejects: list[Reject], report: DataReport) -> list[Record]:
+    records = []
+    for item in read_records(files):
+        report.lines += 1
+        if isinstance(item, Record):
+            fault = validate(item, spec)
+            if fault is None:
+                normalise(item)
+                # A text of invisible characters alone is empty only now.
+                fault = validate(item, spec)
+            if fault is None:
+                records.append(item)
+                continue
+            item = fault
+        rejects.append(item)
+    return records
+
+
+def _drop_duplicates(records: list[Record], spec: DataSpec, rejects: list[Reject]) -> list[Record]:
+    found = {item.index: item for item in find_duplicates(map(conversation_text, records), spec.near_duplicate_jaccard)}
+    for item in found.values():
+        kind = "exact_duplicate" if item.jaccard == 1.0 else "near_duplicate"
+        detail = f"of {records[item.original].id}, Jaccard {item.jaccard:.2f}"
+        rejects.append(reject(records[item.index], "deduplicate", kind, detail))
+    return [record for index, record in enumerate(records) if index not in found]
+
+
+def _drop_held_out(
+    records: list[Record],
+    held_out: Mapping[str, list[dict[str, Any]]],
+    spec: DataSpec,
+    rejects: list[Reject],
+    report: DataReport,
+) -> list[Record]:
+    """Leaves out what nearly repeats a held-out question, so that scores measure more than memory."""
+    questions = [_asked(row["messages"]) for rows in held_out.values() for row in rows]
+    texts = [*questions, *(_asked(record.values["messages"]) for record in records)]
+    kept = list(records)
+    for item in find_duplicates(texts, spec.near_duplicate_jaccard):
+        if item.index >= len(questions) > item.original:
+            record = records[item.index - len(questions)]
+            detail = f"a held-out question asks the same, Jaccard {item.jaccard:.2f}"
+            rejects.append(reject(record, "deduplicate", "held_out_overlap", detail))
+            kept.remove(record)
+            report.overlap += 1
+    return kept
+
+
+def _asked(messages: Iterable[Mapping[str, Any]]) -> str:
+    return "\n".join(str(message.get("content") or "") for message in messages if message["role"] == "user")
+
+
+def _redact(record: Record, spec: DataSpec, report: DataReport) -> None:
+    redactor = Redactor(spec.pii)
+    map_texts(record, redactor)
+    for kind, count in redactor.counts.items():
+        report.personal[kind] = report.personal.get(kind, 0) + count
+
+
+def _render(record: Record, renderer: Renderer, spec: DataSpec) -> Rendered | Reject:
+    messages, tools = record.values["messages"], record.values["tools"]
+    token = renderer.foreign_special_token(messages)
+    if token is not None:
+        return reject(record, "render", "special_token_in_text", token)
+    try:
+        rendered = renderer.conversation(messages, tools)
+    except ThroughlineError as error:
+        return reject(record, "render", "not_a_prefix", error.what)
+    except Exception as error:  # jinja2 and transformers raise many kinds for messages they refuse
+        return reject(record, "render", "template_refused", shorten(error))
+    if len(rendered.input_ids) > spec.max_seq_len:
+        return reject(record, "render", "too_long", f"{len(rendered.input_ids)} tokens > {spec.max_seq_len}")
+    if not any(label >= 0 for label in rendered.labels):
+        return reject(record, "render", "no_assistant_tokens", f"{len(rendered.input_ids)} tokens")
+    return rendered
+
+
+def _write_side(out: Path, name: str, pairs: list[tuple[Record, Rendered]], report: DataReport) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    keep = ("task", "format", "source", "licence", "customer", "document", "created")
+    rows = [
+        {"id": record.id, **{key: record.values.get(key) for key in keep}, "repairs": record.repairs}
+        | {"messages": record.values["messages"], "tools": record.values["tools"]}
+        for record, _ in pairs
+    ]
+    _write_lines(out / f"{name}.jsonl", rows)
+    table = pa.table(
+        {
+            "id": pa.array([record.id for record, _ in pairs], pa.string()),
+            "task": pa.array([record.values["task"] for record, _ in pairs], pa.string()),
+            "input_ids": pa.array([item.input_ids for _, item in pairs], pa.list_(pa.int32())),
+            "labels": pa.array([item.labels for _, item in pairs], pa.list_(pa.int32())),
+        }
+    )
+    pq.write_table(  # type: ignore[no-untyped-call]
+        table, out / f"{name}.parquet"
+    )
+    tokens = sum(len(item.input_ids) for _, item in pairs)
+    answers = [sum(label >= 0 for label in item.labels) for _, item in pairs]
+    report.tokens |= {name: tokens, f"{name}_with_loss": sum(answers)}
+    setattr(report, name, len(pairs))
+    if name == "train":
+        report.answer_lengths = answers
+
+
+def _read_questions(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for item in read_records([path]):
+        fault = item if isinstance(item, Reject) else None
+        if isinstance(item, Record):
+            messages = item.values.get("messages")
+            if not isinstance(messages, list) or not messages or "expected" not in item.values:
+                fault = reject(item, "ingest", "missing_field", "messages or expected")
+            else:
+                rows.append(item.values)
+        if fault is not None:
+            raise DataError(
+                "held-out question cannot be used",
+                where=f"{path}:{fault.line}",
+                seen=f"{fault.reason}: {fault.detail}",
+                fix="correct the line; each needs messages that end with the user, and expected",
+            )
+    return rows
+
+
+def _write_questions(path: Path, rows: Iterable[dict[str, Any]], renderer: Renderer) -> int:
+    done = []
+    for index, row in enumerate(rows):
+        text, ids = renderer.prompt(row["messages"], row.get("tools") or [])
+        done.append(
+            {
+                "id": str(row.get("id", index)),
+                "task": row.get("task", "chat"),
+                "customer": row.get("customer", ""),
+                "messages": row["messages"],
+                "tools": row.get("tools") or [],
+                "expected": row["expected"],
+                "prompt": text,
+                "prompt_token_ids": ids,
+            }
+        )
+    _write_lines(path, done)
+    return len(done)
+
+
+def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("wb") as handle:
+        for row in rows:
+            handle.write(orjson.dumps(row) + b"\n")
+
+
+def _count(report: DataReport, kept: Sequence[Record], rejects: Sequence[Reject]) -> None:
+    report.kept = len(kept)
+    report.rejects = dict(Counter(item.reason for item in rejects).most_common())
+    report.repairs = dict(Counter(name for record in kept for name in record.repairs).most_common())
+    report.personal = dict(sorted(report.personal.items()))
+    for name in ("task", "format", "source", "licence"):
+        values = Counter(str(record.values.get(name) or "unknown") for record in kept)
+        setattr(report, f"{name}s", dict(sorted(values.items())))

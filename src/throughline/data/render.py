@@ -1,0 +1,103 @@
+"""Records to tokens by the model's chat template, with labels on the assistant's tokens only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from throughline.contracts.errors import CheckpointError, DataError
+
+IGNORE_INDEX = -100
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation in tokens; `labels` equal `input_ids` where the assistant speaks, else -100."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+class Renderer:
+    """Chat template and tokenizer of a checkpoint folder.
+
+    Args:
+        folder: Folder with `tokenizer.json`, `tokenizer_config.json` and a chat template.
+
+    Raises:
+        CheckpointError: If the folder has no usable tokenizer or no chat template.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer
+
+        if not (folder / "tokenizer.json").is_file():
+            raise CheckpointError(
+                "checkpoint has no tokenizer",
+                where=str(folder),
+                seen="no tokenizer.json",
+                fix="give a Hugging Face folder with a fast tokenizer: model=hf model.path=…",
+            )
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        template = self._tokenizer.chat_template
+        if not template:
+            raise CheckpointError(
+                "tokenizer has no chat template",
+                where=str(folder),
+                fix="add chat_template.jinja to the folder",
+            )
+        self.marks_generation = "{% generation" in template or "{%- generation" in template
+        self.special_tokens = tuple(sorted(set(self._tokenizer.all_special_tokens) | _added(self._tokenizer)))
+
+    def foreign_special_token(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        """Returns a special token that stands in the text of a message, where it would act as a marker."""
+        for message in messages:
+            content = message.get("content") or ""
+            for token in self.special_tokens:
+                if token in content:
+                    return token
+        return None
+
+    def prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> tuple[str, list[int]]:
+        """Returns the text and tokens up to where the assistant's next turn begins."""
+        text = self._tokenizer.apply_chat_template(
+            list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=True
+        )
+        return text, list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def conversation(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> Rendered:
+        """Tokenises a conversation.
+
+        A template with generation markers gives exact masks for every assistant turn. Without them only
+        the last turn counts, from where the prompt for it ends.
+
+        Raises:
+            DataError: If the template refuses the messages or the prompt is no prefix of the conversation.
+        """
+        if self.marks_generation:
+            found = self._tokenizer.apply_chat_template(
+                list(messages),
+                tools=list(tools) or None,
+                tokenize=True,
+                return_dict=True,
+                return_assistant_tokens_mask=True,
+            )
+            ids, mask = list(found["input_ids"]), list(found["assistant_masks"])
+        else:
+            full = self._tokenizer.apply_chat_template(list(messages), tools=list(tools) or None, tokenize=False)
+            ids = list(self._tokenizer(full, add_special_tokens=False)["input_ids"])
+            _, prompt = self.prompt(messages[:-1], tools)
+            if ids[: len(prompt)] != prompt:
+                raise DataError(
+                    "the chat template's prompt is no prefix of the conversation",
+                    fix="add generation markers to chat_template.jinja",
+                )
+            mask = [0] * len(prompt) + [1] * (len(ids) - len(prompt))
+        labels = [token if marked else IGNORE_INDEX for token, marked in zip(ids, mask, strict=True)]
+        return Rendered(ids, labels)
+
+
+def _added(tokenizer: Any) -> set[str]:
+    return {str(token) for token in tokenizer.get_added_vocab()}

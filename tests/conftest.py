@@ -1,0 +1,97 @@
+"""Session fixtures: the lab's tokenizer, a tiny random checkpoint, its float32 engine, and that engine on Triton."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True)
+class RunningTriton:
+    """A live server on loopback that serves `engine_dir` under the name `model`."""
+
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    model: str
+    engine_dir: Path
+
+
+@pytest.fixture(scope="session")
+def lab_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lab's tokenizer as a folder that transformers loads."""
+    from throughline.lab import tokenizer
+
+    folder = tmp_path_factory.mktemp("lab-tokenizer")
+    tokenizer.save_tokenizer(tokenizer.build_tokenizer(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, lab_tokenizer_dir: Path) -> Path:
+    """A random two-layer Llama with the lab's tokenizer, float32, the same at every run."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(20)
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=2048,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=True,
+        # Wide enough that a random model does not only repeat one token.
+        initializer_range=0.2,
+    )
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-llama"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        if (lab_tokenizer_dir / name).is_file():
+            shutil.copyfile(lab_tokenizer_dir / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The float32 engine of `tiny_checkpoint`; a context of 512 tokens, one thread."""
+    from throughline import engines
+    from throughline.contracts.engine import EngineSpec
+
+    spec = EngineSpec(precision="f32", max_seq_len=512, kv_cache_bytes=32 * 2**20, num_threads=1)
+    out_dir = tmp_path_factory.mktemp("engine") / "tiny-f32"
+    engines.build(tiny_checkpoint, spec, out_dir)
+    return out_dir
+
+
+@pytest.fixture(scope="session")
+def triton_server(tmp_path_factory: pytest.TempPathFactory, tiny_engine: Path) -> Iterator[RunningTriton]:
+    """The real Triton with `tiny_engine` served as `lab`, started once; gauges are fresh within 50 ms."""
+    from throughline.contracts.serving import ServeSpec
+    from throughline.triton import repository
+    from throughline.triton.server import TritonServer
+
+    folder = tmp_path_factory.mktemp("triton")
+    spec = ServeSpec(metrics_interval_ms=50, cancel_poll_interval_ms=10)
+    repository.render(folder / "repository", "lab", tiny_engine, spec)
+    with TritonServer(folder / "repository", ["lab"], spec, run_dir=folder / "run") as server:
+        http, grpc, metrics = (
+            int(url.rpartition(":")[2]) for url in (server.http_url, server.grpc_url, server.metrics_url)
+        )
+        yield RunningTriton(http, grpc, metrics, "lab", tiny_engine)

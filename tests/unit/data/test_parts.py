@@ -1,0 +1,148 @@
+"""Parts of the data stage against slow twins: duplicates, personal data, normalising, splitting."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from throughline.contracts.errors import DataError
+from throughline.data.dedup import find_duplicates, jaccard, shingles, words
+from throughline.data.ingest import Record, Reject, read_records, source_files
+from throughline.data.normalise import normalise_text
+from throughline.data.pii import Redactor, find, luhn_valid
+from throughline.data.split import groups, split
+from throughline.lab.dirt import personal_value
+
+TEXT = st.lists(
+    st.sampled_from(["the", "gpu", "is", "hot", "and", "slow", "on", "node", "seven"]), min_size=1, max_size=9
+).map(" ".join)
+
+
+def slow_duplicates(texts: list[str], threshold: float) -> list[tuple[int, float]]:
+    kept: list[int] = []
+    found = []
+    for index, text in enumerate(texts):
+        mine = shingles(words(text))
+        similar = [jaccard(mine, shingles(words(texts[other]))) for other in kept]
+        if any(words(texts[other]) == words(text) for other in range(index)):
+            found.append((index, 1.0))
+        elif similar and max(similar) >= threshold:
+            found.append((index, max(similar)))
+        else:
+            kept.append(index)
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(TEXT, max_size=25))
+def test_duplicates_equal_the_slow_twin(texts: list[str]) -> None:
+    found = [(item.index, item.jaccard) for item in find_duplicates(texts, 0.8)]
+    assert found == slow_duplicates(texts, 0.8)
+
+
+def test_exact_ignores_case_and_white_space() -> None:
+    found = list(find_duplicates(["GPU 3 is hot", "gpu 3\n is  HOT", "gpu 4 is hot"], 1.0))
+    assert [(item.index, item.original) for item in found] == [(1, 0)]
+
+
+@pytest.mark.parametrize("kind", ["email", "phone", "ip", "credit_card", "api_key"])
+@given(seed=st.integers(0, 10_000))
+def test_every_planted_form_is_found(kind: str, seed: int) -> None:
+    from random import Random
+
+    value = personal_value(Random(seed), kind)
+    text = f"Before {value} after"
+    assert [(item.kind, item.value) for item in find(text)] == [(kind, value)]
+    assert Redactor()(text).startswith("Before <")
+    assert value not in Redactor()(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "GT#969 on node-17",
+        "Xid 79",
+        "job 3088585",
+        "version 12.4.1",
+        "10.0.0.999",
+        "std::vector",
+        "08:15:30",
+        "A100-SXM4",
+    ],
+)
+def test_codes_and_versions_are_no_personal_data(text: str) -> None:
+    assert find(text) == []
+
+
+def test_the_same_value_gets_the_same_placeholder() -> None:
+    redact = Redactor()
+    assert redact("a@b.org or c@d.org") == "<EMAIL_1> or <EMAIL_2>"
+    assert redact("write c@d.org") == "write <EMAIL_2>"
+    assert redact.counts == {"email": 3}
+
+
+@given(st.text(alphabet="0123456789", min_size=2, max_size=19))
+def test_luhn_equals_the_definition(digits: str) -> None:
+    doubled = [int(d) if i % 2 == 0 else sum(divmod(2 * int(d), 10)) for i, d in enumerate(digits[::-1])]
+    assert luhn_valid(digits) == (sum(doubled) % 10 == 0)
+
+
+@given(st.text())
+def test_normalising_is_idempotent(text: str) -> None:
+    once = normalise_text(text, [])
+    assert normalise_text(once, []) == once
+
+
+def test_mojibake_is_repaired_and_clean_text_is_not_touched() -> None:
+    repairs: list[str] = []
+    assert normalise_text("Zürich, naïve – déjà vu".encode().decode("latin-1"), repairs) == "Zürich, naïve – déjà vu"
+    assert repairs == ["mojibake"]
+    for text in ("Die Größe ist 5 µm", "温度が高い", "garçon “quoted” – dash"):
+        assert normalise_text(text, []) == text
+
+
+PAIRS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("wxyz")), min_size=1, max_size=20)
+
+
+@given(PAIRS)
+def test_groups_equal_transitive_closure(pairs: list[tuple[str, str]]) -> None:
+    records = [{"customer": a, "document": b} for a, b in pairs]
+    found = groups(records, ("customer", "document"))
+    linked = [{index} for index in range(len(records))]
+    for _ in records:
+        for i, j in itertools.combinations(range(len(records)), 2):
+            tied = any(pairs[x][0] == pairs[y][0] or pairs[x][1] == pairs[y][1] for x in linked[i] for y in linked[j])
+            if tied:
+                linked[i] = linked[j] = linked[i] | linked[j]
+    for i, j in itertools.combinations(range(len(records)), 2):
+        assert (found[i] == found[j]) == (j in linked[i])
+
+
+@given(PAIRS, st.integers(0, 5))
+def test_split_never_cuts_a_group(pairs: list[tuple[str, str]], seed: int) -> None:
+    records = [{"customer": a, "document": b} for a, b in pairs]
+    chosen = split(records, ("customer",), 0.3, seed)
+    assert not {r["customer"] for r, c in zip(records, chosen, strict=True) if c} & {
+        r["customer"] for r, c in zip(records, chosen, strict=True) if not c
+    }
+    assert sum(chosen) <= round(0.3 * len(records))
+
+
+@given(st.lists(st.binary(max_size=40).filter(lambda raw: b"\n" not in raw), max_size=8))
+def test_any_bytes_are_read_as_records_or_rejects(tmp_path_factory: pytest.TempPathFactory, rows: list[bytes]) -> None:
+    path = tmp_path_factory.mktemp("any") / "x.jsonl"
+    path.write_bytes(b"".join(row + b"\n" for row in rows))
+    items = list(read_records([path]))
+    assert len(items) == sum(bool(row.rstrip(b"\r").strip()) for row in rows)
+    assert all(isinstance(item, Record | Reject) for item in items)
+
+
+def test_a_missing_source_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.source"):
+        source_files(str(tmp_path / "none.jsonl"))
+    with pytest.raises(DataError, match=r"has no \*\.jsonl"):
+        source_files(str(tmp_path))

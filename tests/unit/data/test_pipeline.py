@@ -1,0 +1,189 @@
+"""The data stage against the lab's oracle of planted dirt, and against a user's own records."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import Tokenizer
+
+from throughline.contracts.data import DataSpec
+from throughline.contracts.errors import CheckpointError, ConfigError, DataError
+from throughline.data import DataReport, prepare
+from throughline.lab import records
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, lab_tokenizer_dir: Path) -> tuple[Path, Path, DataReport]:
+    raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("dataset")
+    counts = {"triage": 20, "grounded": 10, "disallowed": 5, "benign": 5, "summary": 5}
+    made = records.generate(raw, seed=3, train_records=1500, acceptance=counts, probe=counts)
+    questions = {"acceptance": made.acceptance, "probe": made.probe}
+    return raw, out, prepare(made.sources, lab_tokenizer_dir, out, DataSpec(), questions=questions, seed=0)
+
+
+def planted(prepared: tuple[Path, Path, DataReport]) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((prepared[0] / "planted.json").read_text())
+    return values
+
+
+def test_nothing_is_lost(prepared: tuple[Path, Path, DataReport]) -> None:
+    raw, out, report = prepared
+    total = sum(
+        path.read_bytes().count(b"\n") for path in raw.glob("*.jsonl") if path.stem not in {"acceptance", "probe"}
+    )
+    assert report.lines == total
+    kept = lines(out / "train.jsonl") + lines(out / "validation.jsonl")
+    assert len(kept) + len(lines(out / "rejects.jsonl")) == total
+    assert report.kept == len(kept) == report.train + report.validation
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("invalid_utf8", "invalid_utf8"),
+        ("truncated_json", "invalid_json"),
+        ("missing_field", "missing_field"),
+        ("role_order", "role_order"),
+        ("empty_output", "empty_output"),
+        ("echoed_output", "echoed_output"),
+    ],
+)
+def test_planted_damage_is_rejected_with_its_reason_and_place(
+    prepared: tuple[Path, Path, DataReport], damage: str, reason: str
+) -> None:
+    wanted = planted(prepared)["damage"][damage]
+    found = [item for item in lines(prepared[1] / "rejects.jsonl") if item["reason"] == reason]
+    assert wanted
+    assert len(found) == len(wanted)
+    for item in found:
+        source = (prepared[0] / item["file"]).read_bytes().split(b"\n")[item["line"] - 1]
+        assert ("raw_base64" in item) or item["raw"].encode() == source
+    if damage not in {"invalid_utf8", "truncated_json"}:
+        assert {item["id"] for item in found} == set(wanted)
+
+
+@pytest.mark.parametrize("damage", ["mojibake", "nul", "zero_width"])
+def test_planted_encoding_faults_are_repaired(prepared: tuple[Path, Path, DataReport], damage: str) -> None:
+    kept = {item["id"]: item for name in ("train", "validation") for item in lines(prepared[1] / f"{name}.jsonl")}
+    rejected = {item["id"] for item in lines(prepared[1] / "rejects.jsonl")}
+    for name in planted(prepared)["damage"][damage]:
+        assert name in kept or name in rejected
+        if name in kept:
+            text = json.dumps(kept[name]["messages"], ensure_ascii=False)
+            assert "\u200b" not in text
+            assert "\\u0000" not in text
+            assert "Ã" not in text
+
+
+def test_planted_duplicates_leave_one(prepared: tuple[Path, Path, DataReport]) -> None:
+    kept = {item["id"] for name in ("train", "validation") for item in lines(prepared[1] / f"{name}.jsonl")}
+    oracle = planted(prepared)
+    for pair in oracle["duplicates"]:
+        assert len(kept & set(pair)) <= 1
+    near = [pair for pair in oracle["near_duplicates"] if len(kept & set(pair)) == 2]
+    # An opener of two words or a changed ending can fall below the threshold in a very short text.
+    assert len(near) <= 0.1 * len(oracle["near_duplicates"])
+
+
+def test_planted_personal_data_is_gone(prepared: tuple[Path, Path, DataReport]) -> None:
+    kept = {
+        item["id"]: json.dumps(item["messages"], ensure_ascii=False)
+        for name in ("train", "validation")
+        for item in lines(prepared[1] / f"{name}.jsonl")
+    }
+    seen: Counter[str] = Counter()
+    for item in planted(prepared)["personal"]:
+        if item["id"] in kept:
+            seen[item["kind"]] += 1
+            assert item["value"] not in kept[item["id"]], item
+    assert set(seen) == {"email", "phone", "ip", "credit_card", "api_key"}
+
+
+def test_no_group_is_on_both_sides(prepared: tuple[Path, Path, DataReport]) -> None:
+    train, held = lines(prepared[1] / "train.jsonl"), lines(prepared[1] / "validation.jsonl")
+    assert held
+    for name in ("customer", "document"):
+        assert not {item[name] for item in train} & {item[name] for item in held}
+
+
+def test_labels_cover_exactly_what_the_assistant_says(
+    prepared: tuple[Path, Path, DataReport], lab_tokenizer_dir: Path
+) -> None:
+    tokenizer = Tokenizer.from_file(str(lab_tokenizer_dir / "tokenizer.json"))
+    texts = {item["id"]: item["messages"] for item in lines(prepared[1] / "train.jsonl")}
+    for row in pq.read_table(prepared[1] / "train.parquet").to_pylist()[:300]:
+        assert [a for a, b in zip(row["input_ids"], row["labels"], strict=True) if b >= 0] == [
+            label for label in row["labels"] if label >= 0
+        ]
+        said = tokenizer.decode([label for label in row["labels"] if label >= 0], skip_special_tokens=False)
+        wanted = ""
+        for message in texts[row["id"]]:
+            if message["role"] == "assistant":
+                wanted += message["content"] or ""
+                for call in message.get("tool_calls") or []:
+                    function = call["function"]
+                    wanted += (
+                        f'<tool_call>{{"name": "{function["name"]}", "arguments": {function["arguments"]}}}</tool_call>'
+                    )
+                wanted += "<|end|>"
+        assert said == wanted
+
+
+def test_questions_are_rendered_up_to_the_answer(prepared: tuple[Path, Path, DataReport]) -> None:
+    rows = lines(prepared[1] / "acceptance.jsonl")
+    assert len(rows) == 45
+    assert all(row["prompt"].endswith("<|assistant|>\n") and row["prompt_token_ids"] for row in rows)
+
+
+def own(tmp_path: Path, *rows: object) -> Path:
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+    return path
+
+
+def test_own_records_in_three_shapes_and_a_broken_line(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
+    rows: list[object] = [{"prompt": f"question {n} about {n * 7}?", "completion": f"answer {n}"} for n in range(30)]
+    rows += [
+        {"instruction": "Say it", "input": "twice, please, and loudly", "output": "it it"},
+        {
+            "messages": [
+                {"role": "user", "content": "Hi there you"},
+                {"role": "assistant", "content": "Hello"},
+            ]
+        },
+        '{"prompt": "cut',
+        {"messages": [{"role": "user", "content": "a <|end|> b"}, {"role": "assistant", "content": "no"}]},
+    ]
+    spec = DataSpec(source="files", default_task="chat", default_licence="own", validation_share=0.1)
+    report = prepare([own(tmp_path, *rows)], lab_tokenizer_dir, tmp_path, spec, questions={}, seed=0)
+    assert report.kept == 32
+    rejects = {(item["line"], item["reason"]) for item in lines(tmp_path / "rejects.jsonl")}
+    assert rejects == {(33, "invalid_json"), (34, "special_token_in_text")}
+    assert report.licences == {"own": 32}
+
+
+def test_nothing_left_names_the_reasons(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
+    with pytest.raises(DataError, match=r"no record is left.*missing_field"):
+        prepare([own(tmp_path, {"a": 1})], lab_tokenizer_dir, tmp_path, DataSpec(), questions={}, seed=0)
+
+
+def test_a_bad_question_file_names_its_line(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
+    path = own(tmp_path, {"messages": [{"role": "user", "content": "x"}]})
+    with pytest.raises(DataError, match=r"own\.jsonl:1"):
+        prepare([path], lab_tokenizer_dir, tmp_path, DataSpec(), questions={"acceptance": path}, seed=0)
+
+
+def test_missing_tokenizer_and_unknown_kind(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
+        prepare([own(tmp_path, {})], tmp_path, tmp_path, DataSpec(), questions={}, seed=0)
+    with pytest.raises(ConfigError, match="did you mean 'email'"):
+        prepare([own(tmp_path, {})], lab_tokenizer_dir, tmp_path, DataSpec(pii=("emial",)), questions={}, seed=0)
