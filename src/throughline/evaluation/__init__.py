@@ -1,0 +1,1 @@
+"""Evaluation: asks the acceptance set, scores answers with intervals, compares precisions, decides on one."""

@@ -1,0 +1,195 @@
+"""Decides which precision may be promoted, and which of those to serve.
+
+A check compares a point estimate and its interval with a limit:
+
+- NO_GO: the point estimate violates the limit.
+- INCONCLUSIVE: it does not, but the interval reaches beyond the limit, fewer than `min_questions` questions
+  stand behind it, or the metric was not measured.
+- GO: the whole interval keeps the limit.
+
+A verdict is NO_GO if any check is, else INCONCLUSIVE if any check is, else GO. Floors use Wilson's interval,
+drops the paired bootstrap, both at `policy.confidence`. To clear a floor f even a perfect score needs
+z²·f/(1 − f) questions: 268 for 0.99 at the default confidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from throughline.contracts.errors import DataError
+from throughline.contracts.evaluation import Decision, Evaluation, GatePolicy, Verdict
+from throughline.evaluation.compare import compare
+from throughline.evaluation.intervals import wilson
+
+# Speeds nearer than this to the fastest count as equal: run-to-run noise on a shared machine.
+SPEED_TIE = 0.02
+_ORDER: tuple[Decision, ...] = ("NO_GO", "INCONCLUSIVE", "GO")
+
+
+@dataclass(frozen=True)
+class _Check:
+    decision: Decision
+    reason: str
+
+
+def decide(reference: Evaluation, candidates: Mapping[str, Evaluation], policy: GatePolicy) -> dict[str, Verdict]:
+    """Judges the reference by the floors, each candidate by the floors and its drop against the reference.
+
+    Args:
+        reference: Evaluation of the reference precision.
+        candidates: Precision → evaluation on the same questions; the precision picks the limit in `max_drop`.
+        policy: The limits.
+
+    Returns:
+        Name → verdict, the reference first under its `model` name.
+
+    Raises:
+        DataError: If a candidate has the reference's name or was asked different questions.
+    """
+    if reference.model in candidates:
+        raise DataError(
+            "a candidate has the reference's name",
+            where=reference.model,
+            fix="leave the reference out of the candidates",
+        )
+    verdicts = {reference.model: _verdict(_floors(reference, policy))}
+    for name, candidate in candidates.items():
+        limit = policy.max_drop.get(name, policy.default_max_drop)
+        verdicts[name] = _verdict([*_floors(candidate, policy), *_drops(reference, candidate, limit, policy)])
+    return verdicts
+
+
+def choose(
+    verdicts: Mapping[str, Verdict],
+    evaluations: Mapping[str, Evaluation],
+    tokens_per_second: Mapping[str, float],
+    weight_bytes: Mapping[str, int],
+) -> tuple[str, str]:
+    """Picks the fastest precision that is GO; of those within 2 % of it, the one with the smallest weights.
+
+    Args:
+        verdicts: As `decide` returns them, the reference first.
+        evaluations: Name → evaluation, for the reason's figures.
+        tokens_per_second: Name → output tokens per second.
+        weight_bytes: Name → size of the weights on disk.
+
+    Returns:
+        The name and the reason. Without any GO it is the reference, and the reason says why nothing passed.
+
+    Raises:
+        DataError: If there are no verdicts, or a precision that is GO has no speed or size.
+    """
+    if not verdicts:
+        raise DataError("no verdicts to choose from", fix="evaluate the reference at least")
+    reference = next(iter(verdicts))
+    passed = [name for name, verdict in verdicts.items() if verdict.decision == "GO"]
+    if not passed:
+        return reference, _fallback(reference, verdicts)
+    for name in passed:
+        if name not in tokens_per_second or name not in weight_bytes:
+            raise DataError("precision without speed or size", where=name, fix="benchmark every precision that is GO")
+    best = max(tokens_per_second[name] for name in passed)
+    tied = [name for name in passed if tokens_per_second[name] >= best * (1 - SPEED_TIE)]
+    chosen = min(tied, key=lambda name: weight_bytes[name])
+    return chosen, _praise(chosen, passed, tied, evaluations, tokens_per_second, weight_bytes)
+
+
+def _floors(evaluation: Evaluation, policy: GatePolicy) -> list[_Check]:
+    return [
+        _floor(evaluation, "triage_exact_match", policy.min_triage_exact_match, policy),
+        _floor(evaluation, "json_validity", policy.min_json_validity, policy),
+        _floor(evaluation, "refusal_accuracy", policy.min_refusal_accuracy, policy),
+        _ceiling(evaluation, "false_refusals", policy.max_false_refusals, policy),
+    ]
+
+
+def _floor(evaluation: Evaluation, name: str, limit: float, policy: GatePolicy) -> _Check:
+    metric = evaluation.metrics.get(name)
+    if metric is None:
+        return _unmeasured(name)
+    low, high = wilson(round(metric.value * metric.n), metric.n, policy.confidence)
+    text = f"{name} {metric.value:.4f} [{low:.4f}, {high:.4f}], at least {limit:g} wanted, n={metric.n}"
+    return _judge(text, violated=metric.value < limit, beyond=low < limit, n=metric.n, policy=policy)
+
+
+def _ceiling(evaluation: Evaluation, name: str, limit: float, policy: GatePolicy) -> _Check:
+    metric = evaluation.metrics.get(name)
+    if metric is None:
+        return _unmeasured(name)
+    low, high = wilson(round(metric.value * metric.n), metric.n, policy.confidence)
+    text = f"{name} {metric.value:.4f} [{low:.4f}, {high:.4f}], at most {limit:g} wanted, n={metric.n}"
+    return _judge(text, violated=metric.value > limit, beyond=high > limit, n=metric.n, policy=policy)
+
+
+def _drops(reference: Evaluation, candidate: Evaluation, limit: float, policy: GatePolicy) -> list[_Check]:
+    checks = []
+    for name in policy.drop_metrics:
+        if name not in reference.metrics and name not in candidate.metrics:
+            checks.append(_unmeasured(f"drop of {name}"))
+            continue
+        compared = compare(
+            reference,
+            candidate,
+            name,
+            confidence=policy.confidence,
+            bootstrap_samples=policy.bootstrap_samples,
+            seed=policy.seed,
+        )
+        drop, low, high = compared.drop
+        p_value = "" if compared.p_value is None else f", McNemar p={compared.p_value:.3g}"
+        text = (
+            f"{name} drops by {drop:.4f} [{low:.4f}, {high:.4f}] against {reference.model}, "
+            f"at most {limit:g} tolerated, n={compared.n}{p_value}"
+        )
+        checks.append(
+            _judge(text, violated=_above(drop, limit), beyond=_above(high, limit), n=compared.n, policy=policy)
+        )
+    return checks
+
+
+def _above(value: float, limit: float) -> bool:
+    """Whether a difference of shares is above the limit by more than rounding: 0.93 − 0.92 > 0.01 is not."""
+    return value > limit + 1e-9
+
+
+def _unmeasured(name: str) -> _Check:
+    return _Check("INCONCLUSIVE", f"{name}: not measured")
+
+
+def _judge(text: str, *, violated: bool, beyond: bool, n: int, policy: GatePolicy) -> _Check:
+    if violated:
+        return _Check("NO_GO", f"{text}: violated")
+    if n < policy.min_questions:
+        return _Check("INCONCLUSIVE", f"{text}: fewer than {policy.min_questions} questions")
+    if beyond:
+        return _Check("INCONCLUSIVE", f"{text}: the interval reaches beyond the limit")
+    return _Check("GO", f"{text}: kept")
+
+
+def _verdict(checks: list[_Check]) -> Verdict:
+    ordered = sorted(checks, key=lambda check: _ORDER.index(check.decision))
+    return Verdict(ordered[0].decision, [check.reason for check in ordered])
+
+
+def _fallback(reference: str, verdicts: Mapping[str, Verdict]) -> str:
+    """Why the reference is served although nothing is GO."""
+    why = "; ".join(f"{name} is {verdict.decision}: {verdict.reasons[0]}" for name, verdict in verdicts.items())
+    return f"fallback to the reference {reference}, no precision is GO ({why})"
+
+
+def _praise(
+    chosen: str,
+    passed: list[str],
+    tied: list[str],
+    evaluations: Mapping[str, Evaluation],
+    tokens_per_second: Mapping[str, float],
+    weight_bytes: Mapping[str, int],
+) -> str:
+    among = f"of {', '.join(passed)}" if len(passed) > 1 else "of the only one that is GO"
+    lead = "fastest" if len(tied) == 1 else f"smallest weights among the fastest ({', '.join(tied)} within 2 %)"
+    mib = weight_bytes[chosen] / 2**20
+    text = f"{lead} {among}: {tokens_per_second[chosen]:.1f} tokens/s, {mib:.1f} MiB of weights"
+    evaluation = evaluations.get(chosen)
+    metric = evaluation.metrics.get("triage_exact_match") if evaluation else None
+    return f"{text}, triage_exact_match {metric.value:.4f}" if metric else text

@@ -1,0 +1,72 @@
+"""Greedy probing: the same as one prompt at a time without cache or padding; the model stays as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from throughline.evaluation.probe import answers_by_greedy
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> Any:
+    from transformers import LlamaForCausalLM
+
+    torch.set_num_threads(1)
+    return LlamaForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32)
+
+
+def prompts() -> list[list[int]]:
+    rng = Random(4)
+    return [[1, *(rng.randrange(3, 2048) for _ in range(rng.randrange(1, 40)))] for _ in range(11)]
+
+
+def slow_greedy(model: Any, prompt: list[int], eos_ids: set[int], max_new_tokens: int) -> list[int]:
+    """The whole sequence again for every token."""
+    ids = list(prompt)
+    with torch.inference_mode():
+        while len(ids) - len(prompt) < max_new_tokens:
+            token = int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+            ids.append(token)
+            if token in eos_ids:
+                break
+    return ids[len(prompt) :]
+
+
+def test_it_equals_the_slow_twin_for_any_batch_size(model: Any) -> None:
+    model.eval()
+    free = [slow_greedy(model, prompt, set(), 12) for prompt in prompts()]
+    # End tokens that stop some answers at once, some late and some never.
+    eos_ids = {free[0][0], free[1][5], free[2][3]}
+    expected = [slow_greedy(model, prompt, eos_ids, 12) for prompt in prompts()]
+    assert len({len(answer) for answer in expected}) > 2
+    for batch_size in (1, 4, 32):
+        found = answers_by_greedy(model, prompts(), eos_ids=eos_ids, pad_id=0, max_new_tokens=12, batch_size=batch_size)
+        assert found == expected
+
+
+def test_modes_and_gradients_are_as_before(model: Any) -> None:
+    model.train()
+    model.model.layers[0].eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    answers_by_greedy(model, [[1, 5]], eos_ids={2}, pad_id=0, max_new_tokens=2)
+    assert {name: module.training for name, module in model.named_modules()} == before
+    assert torch.is_grad_enabled()
+    model.train()
+    assert model(input_ids=torch.tensor([[1, 5]])).logits.requires_grad
+
+
+def test_modes_come_back_after_a_fault(model: Any) -> None:
+    model.train()
+    with pytest.raises(IndexError):
+        answers_by_greedy(model, [[1, 99_999]], eos_ids={2}, pad_id=0, max_new_tokens=2)
+    assert model.training
+
+
+def test_no_prompts_no_answers(model: Any) -> None:
+    assert answers_by_greedy(model, [], eos_ids={2}, pad_id=0, max_new_tokens=2) == []
