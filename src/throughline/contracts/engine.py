@@ -1,0 +1,274 @@
+"""Engines: the spec in TensorRT-LLM's names, sampling, step outputs, `engine.json`, builder and runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, Self
+
+from pydantic import Field
+
+from throughline.contracts.config import StrictModel, parse
+from throughline.contracts.errors import EngineError
+
+Backend = Literal["cpu", "tensorrt", "pytorch"]
+Precision = Literal["f32", "bf16", "int8", "int4", "fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4"]
+KvCacheDtype = Literal["auto", "f32", "f16", "bf16", "u8", "u4", "fp8", "nvfp4"]
+ComputeDtype = Literal["auto", "f32", "bf16", "f16"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+Progress = Callable[[str, float], None]
+ENGINE_FILE = "engine.json"
+
+
+class EngineSpec(StrictModel):
+    """What to build and how to run it; a back end refuses by name what it cannot do.
+
+    Attributes:
+        backend: `cpu` (OpenVINO GenAI), `tensorrt` (TensorRT-LLM ≤ 1.2.x engines) or `pytorch`.
+        precision: Weight precision.
+        dtype: Type that activations are computed in; `auto` takes the fastest that the machine has.
+        group_size: Weights that share a scale in INT4; divides every linear layer's input size.
+        symmetric: Whether quantised weights have no zero point.
+        max_batch_size: Sequences in one iteration.
+        max_num_tokens: Packed tokens in one iteration; prompts longer than it are prefilled in chunks.
+        max_seq_len: Prompt plus output tokens of one request.
+        max_beam_width: Beams of one request.
+        kv_cache_dtype: `auto` takes the back end's default.
+        kv_cache_bytes: Size of the KV cache in bytes.
+        tokens_per_block: Tokens in one KV block.
+        enable_block_reuse: Share KV blocks of equal prefixes.
+        enable_chunked_context: Prefill long prompts in chunks beside running sequences.
+        num_threads: CPU threads; 0 takes every core.
+    """
+
+    backend: Backend = "cpu"
+    precision: Precision = "bf16"
+    dtype: ComputeDtype = "auto"
+    group_size: int = Field(default=64, ge=16)
+    symmetric: bool = False
+    max_batch_size: int = Field(default=64, ge=1)
+    max_num_tokens: int = Field(default=512, ge=1)
+    max_seq_len: int = Field(default=1024, ge=2)
+    max_beam_width: int = Field(default=1, ge=1)
+    kv_cache_dtype: KvCacheDtype = "auto"
+    kv_cache_bytes: int = Field(default=256 * 2**20, ge=2**20)
+    tokens_per_block: int = Field(default=32, ge=1)
+    enable_block_reuse: bool = True
+    enable_chunked_context: bool = True
+    num_threads: int = Field(default=0, ge=0)
+
+
+class EngineInfo(StrictModel):
+    """`engine.json`: what an engine directory holds, read by every layer above the engine.
+
+    Attributes:
+        name: Name that the engine is served under unless the deployment says otherwise.
+        spec: The spec it was built from.
+        architecture: Model family, e.g. `llama`.
+        vocab_size: Rows of the embedding; token ids are below it.
+        eos_token_ids: Ids that end a generation.
+        control_token_ids: Ids whose text is never shown (bos, eos, pad, unk).
+        max_position_embeddings: Longest sequence that the model was made for.
+        parameters: Weights of the model, tied ones counted once.
+        checkpoint_digest: SHA-256 over the checkpoint's weights and config.
+        weight_bytes: Size of the weights on disk.
+        versions: Package versions of the builder.
+    """
+
+    format_version: int = 1
+    name: str
+    spec: EngineSpec
+    architecture: str
+    precision: Precision
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    control_token_ids: tuple[int, ...]
+    max_position_embeddings: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    hidden_size: int
+    parameters: int
+    checkpoint_digest: str
+    weight_bytes: int
+    versions: dict[str, str]
+
+    @classmethod
+    def read(cls, engine_dir: Path) -> Self:
+        """Reads `engine_dir/engine.json`.
+
+        Raises:
+            EngineError: If the directory holds no finished engine.
+            ConfigError: If the file does not validate.
+        """
+        path = Path(engine_dir) / ENGINE_FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise EngineError(
+                "no engine here",
+                where=str(engine_dir),
+                seen=f"no {ENGINE_FILE}",
+                fix="build one with `python -m recipes.build`",
+            ) from None
+        except ValueError as error:
+            raise EngineError(
+                f"{ENGINE_FILE} is not JSON", where=str(path), seen=str(error), fix="build the engine again"
+            ) from None
+        return parse(cls, values, where=str(path))
+
+    def write(self, engine_dir: Path) -> None:
+        """Writes `engine.json`; builders do this last, so that a directory with it is complete."""
+        text = json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+        (Path(engine_dir) / ENGINE_FILE).write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build made.
+
+    Attributes:
+        engine_dir: The engine directory.
+        info: What was written to `engine.json`.
+        seconds: Duration of each phase.
+        notes: What the reader should know, e.g. that FP8 is storage only.
+    """
+
+    engine_dir: Path
+    info: EngineInfo
+    seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GoldenResult:
+    """One golden prompt replayed: `matched` of `expected` tokens are the same from the start."""
+
+    prompt_tokens: int
+    matched: int
+    expected: int
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """The replay of an engine's golden prompts.
+
+    Attributes:
+        ok: Whether every token of every prompt is the same as at build time.
+        results: One entry for each prompt.
+        same_machine_kind: Whether the compute type and processor are those of the build; when not,
+            a late difference is rounding and not a fault.
+    """
+
+    ok: bool
+    results: tuple[GoldenResult, ...]
+    same_machine_kind: bool
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to sample one request; temperature 0 is greedy.
+
+    `stop` strings end the text before the first of them to be completed; `stop_token_ids` end it at
+    the token. Neither counts before `min_tokens` tokens. `logprobs` asks for the chosen tokens' ones.
+    """
+
+    max_tokens: int = 16
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logprobs: bool = False
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one step produced for one request.
+
+    Attributes:
+        request_id: The caller's id.
+        token_ids: New tokens since the last output.
+        text: New text; never half a character, never part of a stop string.
+        finish_reason: None while running, else `stop`, `length`, `cancelled` or `error`.
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens generated so far, an end-of-sequence token included.
+        error: What went wrong, when `finish_reason` is `error`.
+        logprobs: Natural log-probability of each of `token_ids`, if they were asked for.
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason | None
+    prompt_tokens: int
+    completion_tokens: int
+    error: str | None = None
+    logprobs: tuple[float, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """The state of a runtime: requests by phase, KV cache use as a fraction and its size in bytes."""
+
+    active_requests: int
+    waiting_requests: int
+    kv_cache_usage: float
+    kv_cache_bytes: int
+    generated_tokens: int
+
+
+class EngineBuilder(Protocol):
+    """Makes an engine directory from a Hugging Face checkpoint folder."""
+
+    def build(
+        self, checkpoint_dir: Path, spec: EngineSpec, out_dir: Path, on_progress: Progress | None = None
+    ) -> BuildReport:
+        """Builds into `out_dir`; `on_progress(phase, fraction)` hears of every phase.
+
+        Raises:
+            EngineError: If the spec or the checkpoint is beyond the back end, or space is short.
+            CheckpointError: If the checkpoint is missing or damaged.
+        """
+        ...
+
+
+class EngineRuntime(Protocol):
+    """A loaded engine with in-flight batching; one thread calls all methods."""
+
+    def submit(self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
+        """Queues a request; a request that cannot run ends with an `error` output of the next step.
+
+        Raises:
+            EngineError: If the id is live already.
+        """
+        ...
+
+    def step(self) -> list[StepOutput]:
+        """Runs one iteration over all live requests and returns what is new."""
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a request; its last output has the reason `cancelled`. Unknown ids are ignored."""
+        ...
+
+    def has_work(self) -> bool:
+        """Returns whether a step would do anything."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Returns the present state."""
+        ...
+
+    def close(self) -> None:
+        """Frees the engine; live requests are dropped."""
+        ...

@@ -1,0 +1,9 @@
+"""Engines: build one from a checkpoint, load it, replay its golden prompts."""
+
+from __future__ import annotations
+
+from throughline.engines.base import build, load, verify
+from throughline.engines.detokenizer import Detokenizer
+from throughline.engines.vocabulary import Vocabulary
+
+__all__ = ["Detokenizer", "Vocabulary", "build", "load", "verify"]

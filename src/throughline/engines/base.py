@@ -1,0 +1,96 @@
+"""The face of every back end: `build`, `load` and `verify`, dispatched on the spec's `backend`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from throughline.contracts.engine import (
+    BuildReport,
+    EngineBuilder,
+    EngineInfo,
+    EngineRuntime,
+    EngineSpec,
+    Progress,
+    VerifyReport,
+)
+from throughline.contracts.errors import EngineError
+
+
+class LoadedEngine(EngineRuntime, Protocol):
+    """A runtime that knows which engine it runs, and with which settings after overrides."""
+
+    info: EngineInfo
+    spec: EngineSpec
+
+
+def build(
+    checkpoint_dir: Path,
+    spec: EngineSpec,
+    out_dir: Path,
+    on_progress: Progress | None = None,
+    *,
+    name: str | None = None,
+) -> BuildReport:
+    """Builds an engine directory from a Hugging Face checkpoint folder.
+
+    Args:
+        checkpoint_dir: Folder with `config.json`, safetensors weights and `tokenizer.json`.
+        spec: What to build.
+        out_dir: Where to; `engine.json` is written last, so a directory without it is unfinished.
+        on_progress: Hears `(phase, fraction of the phase)`.
+        name: Name that the engine is served under; the checkpoint's and the precision by default.
+
+    Raises:
+        EngineError: If the spec or the checkpoint is beyond the back end, or memory or disk is short.
+        CheckpointError: If the checkpoint is missing or damaged.
+    """
+    return builder(spec.backend, name).build(Path(checkpoint_dir), spec, Path(out_dir), on_progress)
+
+
+def load(engine_dir: Path, **overrides: object) -> LoadedEngine:
+    """Loads an engine; `overrides` replace run-time settings of its spec, e.g. `num_threads=1`.
+
+    Raises:
+        EngineError: If the directory holds no engine or an override is not a run-time setting.
+    """
+    info = EngineInfo.read(Path(engine_dir))
+    _require_cpu(info.spec.backend)
+    from throughline.engines.cpu.load import load_runtime
+
+    return load_runtime(Path(engine_dir), info, overrides)
+
+
+def verify(engine_dir: Path, **overrides: object) -> VerifyReport:
+    """Loads an engine and replays the golden prompts that its build recorded.
+
+    Raises:
+        EngineError: As `load`, or if the golden prompts are missing.
+    """
+    runtime = load(engine_dir, **overrides)
+    from throughline.engines.cpu.runtime import machine_name
+    from throughline.engines.golden import replay
+
+    return replay(Path(engine_dir), runtime, machine_name(runtime.spec))
+
+
+def builder(backend: str, name: str | None = None) -> EngineBuilder:
+    """Returns the builder of a back end.
+
+    Raises:
+        EngineError: If there is none.
+    """
+    _require_cpu(backend)
+    from throughline.engines.cpu.build import CpuEngineBuilder
+
+    return CpuEngineBuilder(name)
+
+
+def _require_cpu(backend: str) -> None:
+    if backend != "cpu":
+        raise EngineError(
+            "no builder or runtime for this back end here",
+            where="engine.backend",
+            seen=backend,
+            fix="set backend=cpu",
+        )

@@ -1,0 +1,87 @@
+"""The engine card: what an engine directory is, in Markdown, for the person who finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from throughline.contracts.engine import EngineInfo
+
+_PRECISIONS = {
+    "f32": "float32 weights. The reference: gives the same greedy tokens as transformers in float32.",
+    "bf16": "bfloat16 weights, rounded to nearest even from the checkpoint.",
+    "int8": "INT8 weight-only: one scale a row, activations are not quantised (W8A16 in TensorRT-LLM's words).",
+    "int4": "INT4 weight-only by groups, without calibration; embedding and head stay INT8 (W4A16).",
+    "fp8": "FP8 (E4M3) storage only: the weights are widened when the engine is loaded, "
+    "so the file is smaller and nothing else is. No FP8 arithmetic takes place on a CPU.",
+}
+
+
+def render_card(
+    info: EngineInfo,
+    files: Mapping[str, int],
+    seconds: Mapping[str, float],
+    *,
+    machine: str,
+    kv_cache: str,
+    notes: Sequence[str] = (),
+) -> str:
+    """Renders `ENGINE_CARD.md`.
+
+    Args:
+        info: The engine's facts.
+        files: Bytes of each file.
+        seconds: Duration of each build phase.
+        machine: Processor and types that the golden prompts were recorded with.
+        kv_cache: The KV cache's type and size in words.
+        notes: Caveats, one line each.
+    """
+    spec = info.spec
+    quantised = spec.precision in {"int8", "int4"}
+    rows = {
+        "Architecture": f"{info.architecture}, {info.num_hidden_layers} layers, hidden {info.hidden_size}, "
+        f"{info.num_attention_heads}/{info.num_key_value_heads} heads of {info.head_dim}",
+        "Parameters": f"{info.parameters:,}",
+        "Vocabulary": f"{info.vocab_size:,}; ends at ids {', '.join(map(str, info.eos_token_ids))}",
+        "Precision": _PRECISIONS.get(spec.precision, spec.precision),
+        "Weights": f"{mib(info.weight_bytes)} ({8 * info.weight_bytes / max(1, info.parameters):.1f} bits a parameter)",
+        "Context": f"{spec.max_seq_len} tokens of the model's {info.max_position_embeddings}",
+        "Batching": f"up to {spec.max_batch_size} sequences and {spec.max_num_tokens} tokens an iteration",
+        "KV cache": kv_cache,
+        "Golden prompts": f"recorded on {machine}",
+        "Checkpoint": f"sha256:{info.checkpoint_digest}",
+    }
+    if quantised:
+        kind = "symmetric" if spec.symmetric else "asymmetric"
+        rows["Quantisation"] = f"{kind}, group size {spec.group_size}" if spec.precision == "int4" else kind
+    parts = [
+        f"# Engine {info.name}",
+        f"Back end `{spec.backend}`: OpenVINO GenAI with paged attention and in-flight batching. "
+        "It runs on any x86 or Arm machine with OpenVINO and is not a TensorRT engine.",
+        _table(("", ""), rows.items()),
+        "## Files",
+        _table(("File", "Size"), [(name, mib(size)) for name, size in sorted(files.items())]),
+        "## Made with",
+        _table(("Package", "Version"), sorted(info.versions.items())),
+        "## Build time",
+        _table(("Phase", "Seconds"), [(phase, f"{value:.2f}") for phase, value in seconds.items()]),
+    ]
+    if notes:
+        parts += ["## Notes", "\n".join(f"- {note}" for note in notes)]
+    parts += [
+        "## Settings",
+        "```json\n" + spec.model_dump_json(indent=2) + "\n```",
+        "## Check it",
+        '```python\nfrom throughline.engines import verify\n\nprint(verify("path/to/this/folder"))\n```',
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def mib(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 2**20:.2f} MiB" if size >= 2**18 else f"{size / 2**10:.1f} KiB"
+
+
+def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in rows]
+    return "\n".join(lines)

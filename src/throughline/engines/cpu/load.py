@@ -1,0 +1,34 @@
+"""Loads a CPU engine directory into a runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from throughline.contracts.engine import EngineInfo
+from throughline.contracts.errors import EngineError
+from throughline.engines.cpu.lint import with_overrides
+from throughline.engines.cpu.runtime import CpuEngineRuntime, machine_plan, pipeline_factory
+from throughline.engines.vocabulary import Vocabulary
+
+
+def load_runtime(engine_dir: Path, info: EngineInfo, overrides: dict[str, object]) -> CpuEngineRuntime:
+    """Loads the engine that `info` describes.
+
+    Raises:
+        EngineError: If an override is refused, a file is missing, or OpenVINO cannot load the graph.
+    """
+    spec = with_overrides(info, overrides)
+    missing = [name for name in ("openvino_model.xml", "openvino_model.bin") if not (engine_dir / name).is_file()]
+    if missing:
+        raise EngineError("engine is incomplete", where=str(engine_dir), seen=f"no {missing[0]}", fix="build it again")
+    vocabulary = Vocabulary.from_tokenizer(engine_dir / "tokenizer.json", info.control_token_ids)
+    factory = pipeline_factory(engine_dir, info, spec, machine_plan(spec))
+    try:
+        return CpuEngineRuntime(info, spec, vocabulary, factory)
+    except RuntimeError as error:
+        raise EngineError(
+            "OpenVINO cannot load the engine",
+            where=str(engine_dir),
+            seen=str(error).strip()[:300],
+            fix="build it again",
+        ) from error

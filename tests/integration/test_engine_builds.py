@@ -1,0 +1,142 @@
+"""Engines of every precision build, verify and load with overrides; a broken one says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from throughline import engines
+from throughline.contracts.engine import EngineInfo, EngineSpec, Precision, SamplingParams
+from throughline.contracts.errors import CheckpointError, EngineError
+
+pytestmark = pytest.mark.integration
+
+SMALL = {"max_seq_len": 256, "kv_cache_bytes": 16 * 2**20, "num_threads": 1}
+# Bytes a weight of the matrices; scales, zero points and float32 norms come on top.
+NOMINAL_BYTES = {"bf16": 2.0, "int8": 1.0, "int4": 0.5, "fp8": 1.0}
+
+
+def build(checkpoint: Path, out_dir: Path, **values: object) -> EngineInfo:
+    return engines.build(checkpoint, EngineSpec.model_validate({**SMALL, **values}), out_dir).info
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8", "int4", "fp8"])
+def test_build_verifies_and_is_as_small_as_its_precision_says(
+    precision: Precision, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    heard: list[tuple[str, float]] = []
+    spec = EngineSpec.model_validate({**SMALL, "precision": precision})
+    report = engines.build(
+        tiny_checkpoint, spec, tmp_path / "engine", lambda phase, fraction: heard.append((phase, fraction))
+    )
+    result = engines.verify(tmp_path / "engine")
+    assert result.ok
+    assert result.same_machine_kind
+    assert all(item.expected == 24 for item in result.results)
+    assert report.info == EngineInfo.read(tmp_path / "engine")
+    # INT4 keeps the embedding in INT8, and it is two thirds of this model.
+    nominal = 1.0 if precision == "int4" else NOMINAL_BYTES[precision]
+    assert report.info.weight_bytes < 1.25 * nominal * report.info.parameters + 8192
+    phases = ["check", "graph", *(["quantise"] if precision != "bf16" else []), "save", "golden"]
+    assert list(dict.fromkeys(phase for phase, _ in heard)) == phases == list(report.seconds)
+    assert {(phase, 1.0) for phase in phases} <= set(heard)
+    card = (tmp_path / "engine" / "ENGINE_CARD.md").read_text()
+    assert "not a TensorRT engine" in card
+    assert ("FP8 saves disk space only" in card) == (precision == "fp8")
+
+
+def test_bf16_weights_are_the_rounded_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """In float32 arithmetic a bf16 engine equals the float32 engine of a checkpoint that was rounded by torch."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    rounded = tmp_path / "rounded"
+    shutil.copytree(tiny_checkpoint, rounded)
+    tensors = load_file(rounded / "model.safetensors")
+    matrices = {name: tensor.bfloat16().float() for name, tensor in tensors.items() if tensor.ndim == 2}
+    save_file({**tensors, **matrices}, rounded / "model.safetensors", {"format": "pt"})
+    assert any(not torch.equal(tensors[name], value) for name, value in matrices.items())
+    build(tiny_checkpoint, tmp_path / "a", precision="bf16", dtype="f32", kv_cache_dtype="f32")
+    build(rounded, tmp_path / "b", precision="f32")
+    answers = [json.loads((tmp_path / name / "golden.json").read_text())["prompts"] for name in "ab"]
+    assert answers[0] == answers[1]
+
+
+def test_damaged_weights_fail_the_verification(tiny_engine: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "engine"
+    shutil.copytree(tiny_engine, engine)
+    weights = bytearray((engine / "openvino_model.bin").read_bytes())
+    start, size = len(weights) // 4, len(weights) // 4
+    weights[start : start + size] = bytes(size)
+    (engine / "openvino_model.bin").write_bytes(weights)
+    assert not engines.verify(engine).ok
+
+
+def test_overrides_change_what_may_change(tiny_engine: Path) -> None:
+    runtime = engines.load(tiny_engine, max_seq_len=64, max_batch_size=2)
+    try:
+        runtime.submit("a", [5], SamplingParams(max_tokens=64))
+        (refused,) = runtime.step()
+        assert refused.finish_reason == "error"
+        assert "max_seq_len 64" in (refused.error or "")
+    finally:
+        runtime.close()
+    for name, value, words in (
+        ("precision", "int8", "fixed when the engine is built"),
+        ("max_seq_len", 513, "beyond what the engine was built for"),
+        ("max_batchsize", 4, "did you mean 'max_batch_size'"),
+        ("kv_cache_dtype", "fp8", "CPU back end does not have"),
+    ):
+        with pytest.raises(EngineError, match=words):
+            engines.load(tiny_engine, **{name: value})
+
+
+def test_a_directory_without_engine_json_is_no_engine(tiny_engine: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no engine here"):
+        engines.load(tmp_path)
+    shutil.copytree(tiny_engine, tmp_path / "engine")
+    (tmp_path / "engine" / "openvino_model.bin").unlink()
+    with pytest.raises(EngineError, match=r"engine is incomplete.*no openvino_model\.bin"):
+        engines.load(tmp_path / "engine")
+    (tmp_path / "engine" / "golden.json").write_text("{")
+    shutil.copyfile(tiny_engine / "openvino_model.bin", tmp_path / "engine" / "openvino_model.bin")
+    with pytest.raises(EngineError, match="golden prompts cannot be read"):
+        engines.verify(tmp_path / "engine")
+
+
+def test_a_build_that_fails_leaves_no_engine(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+    build(tiny_checkpoint, tmp_path / "engine", precision="f32")
+    with pytest.raises(CheckpointError, match=r"another shape than config\.json says"):
+        build(checkpoint, tmp_path / "engine", precision="f32")
+    with pytest.raises(EngineError, match="no engine here"):
+        EngineInfo.read(tmp_path / "engine")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("model_type", "gemma3", "model family is not supported"),
+        ("hidden_act", "gelu", "activation is not supported"),
+        ("quantization_config", {"quant_method": "gptq"}, "quantised already"),
+        ("max_position_embeddings", 128, "longer than the model's context"),
+        ("rope_parameters", {"rope_type": "yarn"}, "rotary scaling is not supported"),
+    ],
+)
+def test_unsupported_checkpoints_are_refused_before_anything_is_written(
+    key: str, value: object, words: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(EngineError, match=words) as caught:
+        build(checkpoint, tmp_path / "engine", precision="f32")
+    assert key in caught.value.where
+    assert not (tmp_path / "engine").exists()
