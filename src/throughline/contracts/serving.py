@@ -1,0 +1,46 @@
+"""How an engine is served on Triton: ports, limits and streaming policy."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from throughline.contracts.config import StrictModel
+
+
+class ServeSpec(StrictModel):
+    """Settings of one served engine; every address is loopback, port 0 takes a free one.
+
+    Attributes:
+        runtime: `module:function` that turns an engine folder into an `EngineRuntime`; called in the
+            Python backend's process.
+        http_port: Triton's HTTP port.
+        grpc_port: Triton's gRPC port.
+        metrics_port: Triton's Prometheus port.
+        max_active_requests: Requests running or waiting before new ones are refused as unavailable.
+        default_max_tokens: `max_tokens` of a request that names none (TensorRT-LLM's default is 16).
+        exclude_input_in_output: Whether text leaves the prompt out, for requests that do not say.
+        stream_interval_tokens: Most tokens that one streamed message coalesces.
+        flush_interval_ms: Longest time that a streamed token waits for company.
+        max_responses_per_second: Messages a second over all streams above which tokens are coalesced.
+        cancel_poll_interval_ms: Time between two looks at whether a request's client has gone.
+        metrics_interval_ms: Time between two updates of the engine's gauges.
+        drain_timeout_seconds: Time that running requests get when the model is unloaded.
+        ready_timeout_seconds: Time until the first token after a start.
+        exit_timeout_seconds: Time that Triton gets to finish running requests before it is killed.
+    """
+
+    runtime: str = Field(default="throughline.engines:load", pattern=r"^[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*$")
+    http_port: int = Field(default=0, ge=0, le=65535)
+    grpc_port: int = Field(default=0, ge=0, le=65535)
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    max_active_requests: int = Field(default=512, ge=1)
+    default_max_tokens: int = Field(default=16, ge=1)
+    exclude_input_in_output: bool = True
+    stream_interval_tokens: int = Field(default=8, ge=1)
+    flush_interval_ms: int = Field(default=100, ge=1)
+    max_responses_per_second: int = Field(default=400, ge=1)
+    cancel_poll_interval_ms: int = Field(default=50, ge=1)
+    metrics_interval_ms: int = Field(default=250, ge=1)
+    drain_timeout_seconds: float = Field(default=20.0, gt=0)
+    ready_timeout_seconds: float = Field(default=120.0, gt=0)
+    exit_timeout_seconds: int = Field(default=10, ge=1)

@@ -1,0 +1,1 @@
+"""Triton: the model repository, the engine model of the Python backend, and the supervised server."""

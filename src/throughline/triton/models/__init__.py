@@ -1,0 +1,1 @@
+"""Sources of Triton Python models; they are copied into a repository as `model.py`."""

@@ -1,0 +1,250 @@
+"""Triton Python model that serves one Throughline engine with in-flight batching (decoupled).
+
+A copy of this file is `model.py` of a version; `version.json` beside it says which engine to load.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+# The Python backend starts its interpreter isolated, so PYTHONPATH does not reach sys.path by itself.
+sys.path[:0] = [
+    entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and entry not in sys.path
+]
+
+from throughline.contracts.engine import EngineRuntime  # noqa: E402
+from throughline.triton.batching import Code, Scheduler, SchedulerSettings, Snapshot  # noqa: E402
+from throughline.triton.requests import RequestDefaults, RequestError, parse_request  # noqa: E402
+from throughline.triton.streaming import FlushPolicy, Message  # noqa: E402
+
+_LENGTH_BUCKETS = [10, 50, 100, 500, 1000]
+
+
+class TritonPythonModel:
+    """Entry points that the Python backend calls, all of them in its main thread."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Loads the engine in the scheduler thread and waits for it."""
+        config = json.loads(args["model_config"])
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        pointer = json.loads(Path(args["model_repository"], args["model_version"], "version.json").read_text("utf-8"))
+        engine_dir = Path(pointer["engine_dir"])
+        self._inputs = [item["name"] for item in config["input"]]
+        self._encode, self._decode = _tokenizer(engine_dir)
+        self._defaults = RequestDefaults(
+            max_tokens=int(parameters["default_max_tokens"]),
+            exclude_input_in_output=parameters["exclude_input_in_output"] == "true",
+        )
+        settings = _settings(parameters)
+        metrics = EngineMetrics(args["model_name"], args["model_version"])
+        load = _runtime_loader(pointer["runtime"], engine_dir)
+        ready = threading.Event()
+        failure: list[Exception] = []
+
+        def serve() -> None:
+            try:
+                self._scheduler = Scheduler(load, settings, metrics=metrics, fatal=_die)
+            except Exception as error:
+                failure.append(error)
+                return
+            finally:
+                ready.set()
+            self._scheduler.run()
+
+        self._thread = threading.Thread(target=serve, name="engine-scheduler", daemon=True)
+        self._thread.start()
+        ready.wait()
+        if failure:
+            raise pb_utils.TritonModelException(f"engine {engine_dir} cannot be loaded: {failure[0]}")
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Checks requests and hands them to the scheduler; responses go through their senders."""
+        for request in requests:
+            channel = ResponseChannel(request.get_response_sender())
+            inputs = {}
+            for name in self._inputs:
+                tensor = pb_utils.get_input_tensor_by_name(request, name)
+                if tensor is not None:
+                    inputs[name] = tensor.as_numpy().reshape(-1)
+            try:
+                checked = parse_request(inputs, encode=self._encode, decode=self._decode, defaults=self._defaults)
+            except RequestError as error:
+                # Its traceback would keep the request alive, and the server then cannot unload the model.
+                self._scheduler.put(channel, error.with_traceback(None))
+            else:
+                self._scheduler.put(channel, checked)
+
+    def finalize(self) -> None:
+        """Lets running requests end, within the drain time, and frees the engine."""
+        self._scheduler.stop()
+        self._thread.join()
+
+
+class ResponseChannel:
+    """`Channel` over a response sender of the Python backend."""
+
+    def __init__(self, sender: Any) -> None:
+        self._sender = sender
+
+    def send(self, message: Message, *, final: bool) -> None:
+        """Sends the outputs that `model_config` declares."""
+        response = pb_utils.InferenceResponse(
+            [
+                _bytes("text_output", message.text),
+                _bytes("finish_reason", message.finish_reason),
+                _integers("prompt_tokens", [message.prompt_tokens]),
+                _integers("completion_tokens", [message.completion_tokens]),
+                _integers("output_ids", message.token_ids),
+            ]
+        )
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
+
+    def fail(self, code: Code, text: str) -> None:
+        """Sends an error as the last response."""
+        error = pb_utils.TritonError(text, getattr(pb_utils.TritonError, code))
+        self._sender.send(pb_utils.InferenceResponse(error=error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def close(self) -> None:
+        """Sends the final flag alone."""
+        self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def is_cancelled(self) -> bool:
+        """Asks the server whether the client has gone."""
+        return bool(self._sender.is_cancelled())
+
+
+class EngineMetrics:
+    """Gauges and counters under the names that TensorRT-LLM dashboards query.
+
+    Every call is a round trip to the server, so only values that changed are set.
+    """
+
+    def __init__(self, model: str, version: str) -> None:
+        self._labels = {"model": model, "version": version}
+        self._families: dict[str, Any] = {}
+        self._metrics: dict[tuple[str, str], Any] = {}
+        self._values: dict[tuple[str, str], float] = {}
+        self._lengths = {name: self._histogram(name) for name in ("input", "output")}
+
+    def update(self, snapshot: Snapshot) -> None:
+        """See `Metrics.update`."""
+        requests = "nv_trt_llm_request_metrics"
+        self._gauge(requests, "request_type", "active", snapshot.active)
+        self._gauge(requests, "request_type", "scheduled", snapshot.scheduled)
+        self._gauge(requests, "request_type", "waiting", snapshot.waiting)
+        self._gauge(requests, "request_type", "max", snapshot.maximum)
+        blocks = "nv_trt_llm_kv_cache_block_metrics"
+        self._gauge(blocks, "kv_cache_block_type", "fraction", snapshot.kv_cache_usage)
+        self._gauge("nv_trt_llm_runtime_memory_metrics", "memory_type", "cpu", snapshot.kv_cache_bytes)
+        self._gauge("nv_trt_llm_general_metrics", "general_type", "iteration_counter", snapshot.iterations)
+        self._counter("throughline_generated_tokens_total", "kind", "completion", snapshot.generated_tokens)
+        for reason, count in snapshot.finished.items():
+            self._counter("throughline_finished_requests_total", "reason", reason, count)
+
+    def observe(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """See `Metrics.observe`."""
+        self._lengths["input"].observe(prompt_tokens)
+        self._lengths["output"].observe(completion_tokens)
+
+    def _gauge(self, family: str, label: str, value: str, reading: float) -> None:
+        if self._values.get((family, value)) != reading:
+            self._metric(family, label, value, "GAUGE").set(float(reading))
+            self._values[(family, value)] = reading
+
+    def _counter(self, family: str, label: str, value: str, reading: float) -> None:
+        # A reloaded engine counts from zero again; a counter never goes back.
+        before = self._values.get((family, value), 0.0)
+        if reading != before:
+            self._metric(family, label, value, "COUNTER").increment(
+                float(reading - before if reading > before else reading)
+            )
+            self._values[(family, value)] = reading
+
+    def _histogram(self, name: str) -> Any:
+        family = self._family(f"nv_llm_{name}_token_len", f"{name} tokens of finished requests", "HISTOGRAM")
+        labels = {"response_metric_type": f"total_{name}_tokens", **self._labels}
+        return family.Metric(labels=labels, buckets=_LENGTH_BUCKETS)
+
+    def _metric(self, family: str, label: str, value: str, kind: str) -> Any:
+        if (family, value) not in self._metrics:
+            self._metrics[(family, value)] = self._family(family, family, kind).Metric(
+                labels={label: value, **self._labels}
+            )
+        return self._metrics[(family, value)]
+
+    def _family(self, name: str, description: str, kind: str) -> Any:
+        if name not in self._families:
+            self._families[name] = pb_utils.MetricFamily(
+                name=name, description=description, kind=getattr(pb_utils.MetricFamily, kind)
+            )
+        return self._families[name]
+
+
+def _bytes(name: str, text: str) -> Any:
+    return pb_utils.Tensor(name, np.array([text.encode()], dtype=np.object_))
+
+
+def _integers(name: str, values: Sequence[int]) -> Any:
+    return pb_utils.Tensor(name, np.array(values, dtype=np.int32))
+
+
+def _tokenizer(
+    engine_dir: Path,
+) -> tuple[Callable[[str], Sequence[int]] | None, Callable[[Sequence[int]], str] | None]:
+    path = engine_dir / "tokenizer.json"
+    if not path.is_file():
+        return None, None
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+
+    def encode(text: str) -> Sequence[int]:
+        ids: list[int] = tokenizer.encode(text).ids
+        return ids
+
+    def decode(ids: Sequence[int]) -> str:
+        text: str = tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
+
+    return encode, decode
+
+
+def _settings(parameters: dict[str, str]) -> SchedulerSettings:
+    return SchedulerSettings(
+        max_active_requests=int(parameters["max_active_requests"]),
+        flush=FlushPolicy(
+            stream_interval_tokens=int(parameters["stream_interval_tokens"]),
+            flush_interval_seconds=int(parameters["flush_interval_ms"]) / 1000,
+            max_responses_per_second=float(parameters["max_responses_per_second"]),
+        ),
+        cancel_poll_interval_seconds=int(parameters["cancel_poll_interval_ms"]) / 1000,
+        metrics_interval_seconds=int(parameters["metrics_interval_ms"]) / 1000,
+        drain_timeout_seconds=float(parameters["drain_timeout_seconds"]),
+    )
+
+
+def _runtime_loader(entry: str, engine_dir: Path) -> Callable[[], EngineRuntime]:
+    module, _, function = entry.partition(":")
+
+    def load() -> EngineRuntime:
+        runtime: EngineRuntime = getattr(importlib.import_module(module), function)(engine_dir)
+        return runtime
+
+    return load
+
+
+def _die() -> None:
+    # The supervisor sees the dead stub and loads the model again.
+    os._exit(70)

@@ -1,0 +1,197 @@
+"""From the tensors of one Triton request to a checked generation request; errors are for the client."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from throughline.contracts.engine import SamplingParams
+from throughline.contracts.errors import UserError
+from throughline.contracts.text import shorten
+
+MAX_STOP_WORDS = 64
+INT32_MAX = 2**31 - 1
+
+
+class RequestError(UserError):
+    """A request's inputs cannot be served; reported as INVALID_ARG."""
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One request as the scheduler needs it.
+
+    Attributes:
+        prompt_token_ids: Prompt, at least one id.
+        params: Sampling.
+        stream: Whether responses are sent while tokens come.
+        echo: Text that goes before the output, empty unless the client asked for its input back.
+    """
+
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    stream: bool
+    echo: str = ""
+
+
+@dataclass(frozen=True)
+class RequestDefaults:
+    """What holds for a request that does not say; see `ServeSpec`."""
+
+    max_tokens: int = 16
+    exclude_input_in_output: bool = True
+
+
+def parse_request(
+    inputs: Mapping[str, Any],
+    *,
+    encode: Callable[[str], Sequence[int]] | None,
+    decode: Callable[[Sequence[int]], str] | None,
+    defaults: RequestDefaults,
+) -> GenerateRequest:
+    """Checks the tensors of one request.
+
+    Args:
+        inputs: One-dimensional numpy arrays by input name; BYTES tensors hold `bytes` objects.
+        encode: The engine's tokenizer; None where the engine folder has none.
+        decode: Its inverse, used when a client that sent ids asks for its input back.
+        defaults: Values for absent inputs.
+
+    Raises:
+        RequestError: Naming the input, the value seen and what is allowed.
+    """
+    prompt, text = _prompt(inputs, encode)
+    exclude = _flag(inputs, "exclude_input_in_output", defaults.exclude_input_in_output)
+    if not exclude and text is None:
+        if decode is None:
+            raise _error("exclude_input_in_output", False, "this engine has no tokenizer: leave it at true")
+        text = decode(prompt)
+    _refuse_unsupported(inputs)
+    return GenerateRequest(
+        prompt_token_ids=prompt,
+        params=_params(inputs, defaults),
+        stream=_flag(inputs, "stream", False),
+        echo="" if exclude else text or "",
+    )
+
+
+def _prompt(
+    inputs: Mapping[str, Any], encode: Callable[[str], Sequence[int]] | None
+) -> tuple[tuple[int, ...], str | None]:
+    has_text, has_ids = "text_input" in inputs, "input_ids" in inputs
+    if has_text == has_ids:
+        seen = "both" if has_text else "neither"
+        raise _error("text_input, input_ids", seen, "send exactly one of the two")
+    if has_ids:
+        ids = tuple(int(value) for value in inputs["input_ids"])
+        if not ids:
+            raise _error("input_ids", "no ids", "send at least one token id")
+        if min(ids) < 0:
+            raise _error("input_ids", min(ids), "token ids are not negative")
+        return ids, None
+    text = _string("text_input", _one(inputs, "text_input"))
+    if not text:
+        raise _error("text_input", "an empty prompt", "send at least one character")
+    if encode is None:
+        raise _error("text_input", shorten(text, 40), "this engine has no tokenizer: send input_ids")
+    ids = tuple(encode(text))
+    if not ids:
+        raise _error("text_input", shorten(text, 40), "the prompt has no tokens: send other text")
+    return ids, text
+
+
+def _params(inputs: Mapping[str, Any], defaults: RequestDefaults) -> SamplingParams:
+    max_tokens = _integer(inputs, "max_tokens", defaults.max_tokens, low=1)
+    seed = _integer(inputs, "seed", None, low=0, high=2**64 - 1)
+    if seed is None:
+        seed = _integer(inputs, "random_seed", None, low=0, high=2**64 - 1)
+    return SamplingParams(
+        max_tokens=max_tokens or defaults.max_tokens,
+        temperature=_number(inputs, "temperature", 0.0, low=0.0),
+        top_k=_integer(inputs, "top_k", 0, low=0) or 0,
+        top_p=_number(inputs, "top_p", 1.0, above=0.0, high=1.0),
+        seed=seed,
+        stop=_words(inputs, "stop_words"),
+        ignore_eos=_flag(inputs, "ignore_eos", False),
+        min_tokens=_integer(inputs, "min_tokens", 0, low=0, high=max_tokens) or 0,
+        repetition_penalty=_number(inputs, "repetition_penalty", 1.0, above=0.0),
+        presence_penalty=_number(inputs, "presence_penalty", 0.0),
+        frequency_penalty=_number(inputs, "frequency_penalty", 0.0),
+    )
+
+
+def _refuse_unsupported(inputs: Mapping[str, Any]) -> None:
+    if _words(inputs, "bad_words"):
+        raise _error("bad_words", "words", "this engine cannot ban words: leave the input out")
+    if _flag(inputs, "return_log_probs", False):
+        raise _error("return_log_probs", True, "this engine returns no log probabilities: leave it at false")
+
+
+def _one(inputs: Mapping[str, Any], name: str) -> Any:
+    values = inputs[name]
+    if len(values) != 1:
+        raise _error(name, f"{len(values)} values", "send exactly one value")
+    return values[0]
+
+
+def _flag(inputs: Mapping[str, Any], name: str, default: bool) -> bool:
+    return bool(_one(inputs, name)) if name in inputs else default
+
+
+def _integer(
+    inputs: Mapping[str, Any], name: str, default: int | None, *, low: int, high: int | None = None
+) -> int | None:
+    if name not in inputs:
+        return default
+    value = int(_one(inputs, name))
+    top = INT32_MAX if high is None else high
+    if not low <= value <= top:
+        bound = f"between {low} and {top}" if high is not None else f"at least {low}"
+        raise _error(name, value, f"send a value of {bound}")
+    return value
+
+
+def _number(
+    inputs: Mapping[str, Any],
+    name: str,
+    default: float,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+) -> float:
+    if name not in inputs:
+        return default
+    value = float(_one(inputs, name))
+    if not math.isfinite(value):
+        raise _error(name, value, "send a finite number")
+    if low is not None and value < low:
+        raise _error(name, value, f"send at least {low:g}")
+    if above is not None and value <= above:
+        raise _error(name, value, f"send more than {above:g}")
+    if high is not None and value > high:
+        raise _error(name, value, f"send at most {high:g}")
+    return value
+
+
+def _words(inputs: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    # TensorRT-LLM's clients fill an absent list with one empty string.
+    words = tuple(word for value in inputs.get(name, ()) if (word := _string(name, value)))
+    if len(words) > MAX_STOP_WORDS:
+        raise _error(name, f"{len(words)} words", f"send at most {MAX_STOP_WORDS}")
+    return words
+
+
+def _string(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return bytes(value).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _error(name, f"bytes that are no UTF-8 ({error.reason} at {error.start})", "send UTF-8") from None
+
+
+def _error(name: str, seen: object, fix: str) -> RequestError:
+    return RequestError("invalid input", where=name, seen=seen, fix=fix)

@@ -1,0 +1,426 @@
+"""The real Triton server as a supervised child process on loopback; ready means that a token came out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from throughline.contracts.errors import DeployError
+from throughline.contracts.serving import ServeSpec
+from throughline.triton import state as states
+from throughline.triton.client import InferenceError, TritonClient
+from throughline.triton.installation import assemble_backends, command, environment, find_installation
+
+HOST = "127.0.0.1"
+_WATCH_SECONDS = 0.5
+# An idle exit takes 2 to 3 seconds, most of it Triton's own one-second polling.
+_IDLE_EXIT_SECONDS = 6.0
+# Between a crash closing the sockets and the process's end lies the printing of its stack.
+_DYING_SECONDS = 5.0
+_MAX_RESTARTS = 3
+_RESTART_WINDOW_SECONDS = 300.0
+
+
+class TritonServer:
+    """One server and its watchdog; a context manager.
+
+    The watchdog loads a model again when its Python process dies (Triton never does, and reports the
+    model ready meanwhile) and starts the server again on the same ports when it dies itself.
+
+    Args:
+        repository: Model repository with a rendered model for each name.
+        models: Models to load.
+        spec: Ports and time limits; a port of 0 takes a free one.
+        run_dir: Folder for the state file, the backend links and the log.
+        log_path: The server's log; `run_dir/tritonserver.log` by default.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        models: Sequence[str],
+        spec: ServeSpec,
+        *,
+        run_dir: Path,
+        log_path: Path | None = None,
+    ) -> None:
+        self.repository = repository.resolve()
+        self.models = list(models)
+        self.spec = spec
+        self.run_dir = run_dir.resolve()
+        self.log_path = (log_path or self.run_dir / "tritonserver.log").resolve()
+        self.recoveries = 0
+        self.restarts = 0
+        self.failure: DeployError | None = None
+        self.stopped = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ports = (0, 0, 0)
+        self._shm_prefix = ""
+        self._stubs: dict[str, list[psutil.Process]] = {}
+        self._restart_times: deque[float] = deque(maxlen=_MAX_RESTARTS)
+        self._lock = threading.RLock()
+        self._watcher: threading.Thread | None = None
+
+    @property
+    def http_url(self) -> str:
+        """`host:port` of the HTTP endpoint."""
+        return f"{HOST}:{self._ports[0]}"
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port` of the gRPC endpoint."""
+        return f"{HOST}:{self._ports[1]}"
+
+    @property
+    def metrics_url(self) -> str:
+        """`host:port` of the Prometheus endpoint; its path is `/metrics`."""
+        return f"{HOST}:{self._ports[2]}"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id.
+
+        Raises:
+            DeployError: If the server is not running.
+        """
+        if self._process is None:
+            raise DeployError("Triton is not running", where=str(self.run_dir), fix="start it first")
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts the server, loads the models and waits until each has made a token.
+
+        Raises:
+            DeployError: If a port is taken, the server or a model does not come up, or another
+                supervisor runs a server from the same folder.
+            MissingDependencyError: If the server's wheel or libpython is missing.
+        """
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        states.clear_orphans(self.run_dir)
+        self.stopped.clear()
+        self.failure = None
+        try:
+            self._start_process(choose_ports(self.spec))
+            for model in self.models:
+                self._load(model)
+        except BaseException:
+            self.stop()
+            raise
+        self._watcher = threading.Thread(target=self._watch, name="triton-watchdog", daemon=True)
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """Lets running requests end within the exit timeout, then kills what is left and cleans up."""
+        self.stopped.set()
+        if self._watcher is not None and self._watcher is not threading.current_thread():
+            self._watcher.join()
+        self._watcher = None
+        with self._lock:
+            self._stop_process()
+            states.remove_state(self.run_dir)
+
+    def load(self, model: str) -> None:
+        """Loads a model or switches it to the version that its configuration selects; waits for a token.
+
+        Raises:
+            DeployError: If it does not load or makes no token.
+        """
+        with self._lock:
+            self._load(model)
+            if model not in self.models:
+                self.models.append(model)
+
+    def unload(self, model: str) -> None:
+        """Unloads a model; its running requests finish."""
+        with self._lock:
+            if model in self.models:
+                self.models.remove(model)
+            self._stubs.pop(model, None)
+            with TritonClient(self.grpc_url) as client:
+                client.unload(model)
+
+    def check(self) -> None:
+        """Runs one round of the watchdog.
+
+        Raises:
+            DeployError: If something died and could not be brought back.
+        """
+        with self._lock:
+            if self._process is None:
+                return
+            if self._process.poll() is not None:
+                self._restart(self._process.returncode)
+                return
+            for model in list(self.models):
+                if not all(_lives(stub) for stub in self._stubs.get(model, [])):
+                    self._recover(model)
+
+    def stub_pids(self, model: str) -> list[int]:
+        """Returns the process ids that run a model."""
+        return [stub.pid for stub in self._stubs.get(model, [])]
+
+    def log_tail(self, lines: int = 20) -> str:
+        """Returns the end of the server's log."""
+        if not self.log_path.exists():
+            return ""
+        with self.log_path.open(encoding="utf-8", errors="replace") as log:
+            return "".join(deque(log, maxlen=lines))
+
+    def _watch(self) -> None:
+        while not self.stopped.wait(_WATCH_SECONDS):
+            try:
+                self.check()
+            except DeployError as error:
+                self.failure = error
+                self.stopped.set()
+
+    def _start_process(self, ports: tuple[int, int, int]) -> None:
+        installation = find_installation()
+        self._ports = ports
+        self._shm_prefix = f"throughline_{os.getpid()}_{secrets.token_hex(4)}_"
+        arguments = command(
+            installation,
+            repository=self.repository,
+            backends=assemble_backends(installation, self.run_dir / "backends"),
+            http_port=ports[0],
+            grpc_port=ports[1],
+            metrics_port=ports[2],
+            shm_prefix=self._shm_prefix,
+            exit_timeout_seconds=self.spec.exit_timeout_seconds,
+        )
+        with self.log_path.open("ab") as log:
+            # Its own session: Ctrl-C in a terminal must reach the supervisor first, which then drains.
+            self._process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment(installation),
+                start_new_session=True,
+            )
+        states.write_state(self.run_dir, self._state(self._process.pid))
+        self._wait_until_live(time.monotonic() + self.spec.ready_timeout_seconds)
+
+    def _state(self, pid: int) -> states.ServerState:
+        return states.ServerState(
+            pid=pid,
+            pid_created=psutil.Process(pid).create_time(),
+            supervisor_pid=os.getpid(),
+            supervisor_created=psutil.Process().create_time(),
+            http_port=self._ports[0],
+            grpc_port=self._ports[1],
+            metrics_port=self._ports[2],
+            repository=str(self.repository),
+            models=tuple(self.models),
+            shm_prefix=self._shm_prefix,
+            log_path=str(self.log_path),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _wait_until_live(self, deadline: float) -> None:
+        while time.monotonic() < deadline:
+            if self._process is None or self._process.poll() is not None:
+                raise DeployError(
+                    "Triton ended while it was starting",
+                    where=str(self.log_path),
+                    seen=self.log_tail(5).strip() or "an empty log",
+                    fix="read the log",
+                )
+            # A plain connect first: a gRPC channel that fails once waits a second before it tries again.
+            if _connects(self._ports[1]):
+                with TritonClient(self.grpc_url) as client:
+                    if client.is_live():
+                        return
+            time.sleep(0.05)
+        raise DeployError(
+            "Triton did not answer in time",
+            where=self.grpc_url,
+            seen=f"{self.spec.ready_timeout_seconds} s",
+            fix=f"read {self.log_path}, or raise ready_timeout_seconds",
+        )
+
+    def _load(self, model: str) -> None:
+        with TritonClient(self.grpc_url, timeout_seconds=self.spec.ready_timeout_seconds) as client:
+            former = set(self._find_stubs(model))
+            client.load(model)
+            # Those of a version that is being replaced soon end by themselves; a load that changes nothing
+            # leaves the processes as they are.
+            stubs = list(self._find_stubs(model))
+            self._stubs[model] = [stub for stub in stubs if stub not in former] or stubs
+            # Token id 0 exists in every vocabulary, and a token that comes back exercised everything.
+            probe = {"input_ids": [0], "max_tokens": 1, "ignore_eos": True}
+            answer = client.generate(model, probe)
+        if answer.completion_tokens < 1:
+            raise DeployError("the model made no token", where=model, seen=answer, fix=f"read {self.log_path}")
+
+    def _find_stubs(self, model: str) -> Iterator[psutil.Process]:
+        mark = f"{self.repository / model}{os.sep}"
+        for child in psutil.Process(self.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if any(mark in part for part in child.cmdline()):
+                    yield child
+
+    def _recover(self, model: str) -> None:
+        self.recoveries += 1
+        try:
+            with TritonClient(self.grpc_url, timeout_seconds=self.spec.ready_timeout_seconds) as client:
+                # A load alone is a no-op: for Triton the model is loaded, dead or not.
+                client.unload(model)
+            self._load(model)
+        except InferenceError:
+            # A model process that dies inside a lock of Triton's shared memory takes the server with it.
+            code = self._exit_code(_DYING_SECONDS)
+            if code is None:
+                raise
+            self._restart(code)
+
+    def _exit_code(self, timeout: float) -> int | None:
+        """The server's exit code if it ends within `timeout` seconds."""
+        try:
+            return self._process.wait(timeout) if self._process else None
+        except subprocess.TimeoutExpired:
+            return None
+
+    def _restart(self, code: int) -> None:
+        self.restarts += 1
+        now = time.monotonic()
+        oldest = self._restart_times[0] if len(self._restart_times) == _MAX_RESTARTS else float("-inf")
+        if now - oldest < _RESTART_WINDOW_SECONDS:
+            raise DeployError(
+                f"Triton died {_MAX_RESTARTS + 1} times within {_RESTART_WINDOW_SECONDS:.0f} s",
+                where=str(self.log_path),
+                seen=f"exit code {code}",
+                fix="read the log",
+            )
+        self._restart_times.append(now)
+        states.kill_marked(self._shm_prefix)
+        self._start_process(self._ports)
+        for model in self.models:
+            self._load(model)
+
+    def _exit_patience(self) -> float:
+        """Seconds that Triton gets after SIGTERM."""
+        if not all(_lives(stub) for stubs in self._stubs.values() for stub in stubs):
+            # With a dead stub Triton only ever waits its whole timeout and then hangs.
+            return 1.0
+        longest = self.spec.exit_timeout_seconds + 5.0
+        try:
+            # A request that was cancelled in the moment it ended is never released by Triton 2.51, which
+            # then waits for it in vain: with nothing running, no more is due than a normal exit takes.
+            return longest if active_requests(self._metrics_page()) else min(longest, _IDLE_EXIT_SECONDS)
+        except (OSError, HTTPException):
+            return longest
+
+    def _metrics_page(self) -> str:
+        connection = HTTPConnection(HOST, self._ports[2], timeout=2)
+        try:
+            connection.request("GET", "/metrics")
+            return connection.getresponse().read().decode("utf-8")
+        finally:
+            connection.close()
+
+    def _stop_process(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            patience = self._exit_patience()
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(patience)
+        states.kill_marked(self._shm_prefix)
+        process.wait()
+        self._process = None
+        self._stubs.clear()
+
+
+def active_requests(metrics_text: str) -> int:
+    """Sums the models' gauges of live requests in a Prometheus page."""
+    family = "nv_trt_llm_request_metrics{"
+    lines = [line for line in metrics_text.splitlines() if line.startswith(family) and 'request_type="active"' in line]
+    return int(sum(float(line.rpartition(" ")[2]) for line in lines))
+
+
+def choose_ports(spec: ServeSpec) -> tuple[int, int, int]:
+    """Returns the HTTP, gRPC and metrics ports: the wanted ones after a look, free ones for 0.
+
+    Raises:
+        DeployError: If a wanted port is taken.
+    """
+    with contextlib.ExitStack() as stack:
+        chosen = []
+        for name in ("http_port", "grpc_port", "metrics_port"):
+            wanted = getattr(spec, name)
+            listener = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((HOST, wanted))
+            except OSError:
+                raise DeployError(
+                    "port is taken",
+                    where=name,
+                    seen=f"{HOST}:{wanted}",
+                    fix=f"stop what uses it, or set {name}=0 to take a free one",
+                ) from None
+            chosen.append(int(listener.getsockname()[1]))
+        return chosen[0], chosen[1], chosen[2]
+
+
+def run_until_signal(server: TritonServer) -> None:
+    """Blocks until SIGINT or SIGTERM, or until the watchdog gives up; the caller stops the server.
+
+    Must be called from the main thread; the former signal handlers come back on return.
+
+    Raises:
+        DeployError: If the watchdog gave up.
+    """
+    asked = threading.Event()
+    former = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while not asked.wait(_WATCH_SECONDS) and not server.stopped.is_set():
+            pass
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    if server.failure is not None:
+        raise server.failure
+
+
+def _connects(port: int) -> bool:
+    try:
+        with socket.create_connection((HOST, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

@@ -1,0 +1,112 @@
+"""Tensors of one Triton request become a checked request, or an error that names the input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from throughline.contracts.engine import SamplingParams
+from throughline.triton.requests import GenerateRequest, RequestDefaults, RequestError, parse_request
+
+
+def parse(tokenizer: bool = True, **inputs: Any) -> GenerateRequest:
+    """Words are tokens: `w7 w8` is [7, 8]."""
+    arrays = {
+        name: np.array([item.encode() if isinstance(item, str) else item for item in value], dtype=kind(value))
+        for name, value in ((n, v if isinstance(v, list) else [v]) for n, v in inputs.items())
+    }
+    return parse_request(
+        arrays,
+        encode=(lambda text: [int(word[1:]) for word in text.split()]) if tokenizer else None,
+        decode=(lambda ids: " ".join(f"w{token}" for token in ids)) if tokenizer else None,
+        defaults=RequestDefaults(max_tokens=16),
+    )
+
+
+def kind(values: list[Any]) -> Any:
+    first = values[0] if values else 0
+    if isinstance(first, (str, bytes)):
+        return np.object_
+    return {bool: np.bool_, int: np.int64, float: np.float32}[type(first)]
+
+
+def test_what_is_absent_takes_the_defaults() -> None:
+    assert parse(text_input="w7 w8") == GenerateRequest((7, 8), SamplingParams(max_tokens=16), False, "")
+
+
+def test_every_input_arrives() -> None:
+    request = parse(
+        input_ids=[7, 8],
+        max_tokens=5,
+        stream=True,
+        temperature=0.5,
+        top_k=3,
+        top_p=0.75,
+        seed=9,
+        random_seed=10,
+        stop_words=["a", "", "é"],
+        bad_words=[""],
+        repetition_penalty=1.5,
+        presence_penalty=0.25,
+        frequency_penalty=-0.5,
+        min_tokens=2,
+        ignore_eos=True,
+        return_log_probs=False,
+        exclude_input_in_output=False,
+    )
+    params = SamplingParams(
+        max_tokens=5,
+        temperature=0.5,
+        top_k=3,
+        top_p=0.75,
+        seed=9,
+        stop=("a", "é"),
+        ignore_eos=True,
+        min_tokens=2,
+        repetition_penalty=1.5,
+        presence_penalty=0.25,
+        frequency_penalty=-0.5,
+    )
+    assert request == GenerateRequest((7, 8), params, True, "w7 w8")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "where", "words"),
+    [
+        ({}, "text_input, input_ids", "neither"),
+        ({"text_input": "w1", "input_ids": [1]}, "text_input, input_ids", "both"),
+        ({"text_input": ""}, "text_input", "empty prompt"),
+        ({"text_input": " "}, "text_input", "no tokens"),
+        ({"text_input": ["w1", "w2"]}, "text_input", "2 values"),
+        ({"text_input": b"\xff"}, "text_input", "no UTF-8"),
+        ({"input_ids": []}, "input_ids", "no ids"),
+        ({"input_ids": [1, -4]}, "input_ids", "-4"),
+        ({"text_input": "w1", "max_tokens": 0}, "max_tokens", "at least 1"),
+        ({"text_input": "w1", "max_tokens": -5}, "max_tokens", "-5"),
+        ({"text_input": "w1", "min_tokens": 9, "max_tokens": 8}, "min_tokens", "between 0 and 8"),
+        ({"text_input": "w1", "temperature": -1.0}, "temperature", "at least 0"),
+        ({"text_input": "w1", "temperature": float("inf")}, "temperature", "finite"),
+        ({"text_input": "w1", "top_p": 0.0}, "top_p", "more than 0"),
+        ({"text_input": "w1", "top_p": 1.5}, "top_p", "at most 1"),
+        ({"text_input": "w1", "top_k": -1}, "top_k", "at least 0"),
+        ({"text_input": "w1", "repetition_penalty": 0.0}, "repetition_penalty", "more than 0"),
+        ({"text_input": "w1", "stop_words": ["x"] * 65}, "stop_words", "65 words"),
+        ({"text_input": "w1", "bad_words": ["x"]}, "bad_words", "cannot ban words"),
+        ({"text_input": "w1", "return_log_probs": True}, "return_log_probs", "no log probabilities"),
+    ],
+)
+def test_what_cannot_be_served_is_named(inputs: dict[str, Any], where: str, words: str) -> None:
+    with pytest.raises(RequestError, match="invalid input") as caught:
+        parse(**inputs)
+    assert caught.value.where == where
+    assert words in str(caught.value)
+
+
+def test_an_engine_without_tokenizer_takes_ids_only() -> None:
+    assert parse(tokenizer=False, input_ids=[3]).prompt_token_ids == (3,)
+    with pytest.raises(RequestError, match="no tokenizer: send input_ids"):
+        parse(tokenizer=False, text_input="w3")
+    with pytest.raises(RequestError, match="no tokenizer: leave it at true"):
+        parse(tokenizer=False, input_ids=[3], exclude_input_in_output=False)

@@ -1,0 +1,245 @@
+"""The scheduler of the engine model over a scripted engine: each request ends exactly once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from throughline.contracts.engine import EngineStats, FinishReason, SamplingParams, StepOutput
+from throughline.contracts.errors import EngineError
+from throughline.triton.batching import Scheduler, SchedulerSettings, Snapshot
+from throughline.triton.requests import GenerateRequest, RequestError
+from throughline.triton.streaming import Message
+
+
+class CountingEngine:
+    """Gives each live request one token a step: 1, 2, 3, …; prompt [0] is refused, [9] breaks the step."""
+
+    def __init__(self) -> None:
+        self.live: dict[str, tuple[SamplingParams, int, bool]] = {}
+        self.pending: list[StepOutput] = []
+        self.closed = False
+
+    def submit(self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
+        if prompt_token_ids[0] == 0:
+            self.pending.append(StepOutput(request_id, (), "", "error", 1, 0, "refused by name"))
+        elif prompt_token_ids[0] == 8:
+            raise EngineError("id is live", where="request_id")
+        else:
+            self.live[request_id] = (params, 0, prompt_token_ids[0] == 9)
+
+    def step(self) -> list[StepOutput]:
+        outputs, self.pending = self.pending, []
+        if any(breaks for _, _, breaks in self.live.values()):
+            raise RuntimeError("step is broken")
+        for request_id, (params, count, breaks) in list(self.live.items()):
+            done: FinishReason | None = "length" if count + 1 == params.max_tokens else None
+            outputs.append(StepOutput(request_id, (count + 1,), f"{count + 1} ", done, 1, count + 1))
+            self.live[request_id] = (params, count + 1, breaks)
+            if done:
+                del self.live[request_id]
+        return outputs
+
+    def cancel(self, request_id: str) -> None:
+        _, count, _ = self.live.pop(request_id)
+        self.pending.append(StepOutput(request_id, (), "", "cancelled", 1, count))
+
+    def has_work(self) -> bool:
+        return bool(self.live or self.pending)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(len(self.live), 0, 0.0, 1, 0)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Client:
+    """A `Channel` that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.ends: list[str] = []
+        self.error = ""
+        self.gone = False
+
+    def send(self, message: Message, *, final: bool) -> None:
+        assert not self.ends
+        self.messages.append(message)
+        if final:
+            self.ends.append(message.finish_reason)
+
+    def fail(self, code: str, text: str) -> None:
+        self.ends.append(code)
+        self.error = text
+
+    def close(self) -> None:
+        self.ends.append("closed")
+
+    def is_cancelled(self) -> bool:
+        return self.gone
+
+    @property
+    def text(self) -> str:
+        return "".join(message.text for message in self.messages)
+
+
+class Gauges:
+    def __init__(self) -> None:
+        self.last: Snapshot | None = None
+        self.lengths: list[tuple[int, int]] = []
+
+    def update(self, snapshot: Snapshot) -> None:
+        self.last = snapshot
+
+    def observe(self, prompt_tokens: int, completion_tokens: int) -> None:
+        self.lengths.append((prompt_tokens, completion_tokens))
+
+
+class Bench:
+    """A scheduler with a hand-moved clock."""
+
+    def __init__(self, load: Any = None, **settings: Any) -> None:
+        self.now = 0.0
+        self.engines: list[CountingEngine] = []
+        self.gauges = Gauges()
+        self.fatal = 0
+
+        def fresh() -> CountingEngine:
+            self.engines.append(CountingEngine())
+            return self.engines[-1]
+
+        def die() -> None:
+            self.fatal += 1
+
+        values = {"metrics_interval_seconds": 0.0, "cancel_poll_interval_seconds": 0.0, **settings}
+        self.scheduler = Scheduler(
+            load or fresh, SchedulerSettings(**values), metrics=self.gauges, fatal=die, clock=lambda: self.now
+        )
+
+    def ask(self, tokens: int, *, stream: bool = True, prompt: int = 1, echo: str = "") -> Client:
+        client = Client()
+        self.scheduler.put(client, GenerateRequest((prompt,), SamplingParams(max_tokens=tokens), stream, echo))
+        return client
+
+    def turn(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.now += 0.01
+            self.scheduler.take(block=False)
+            self.scheduler.iterate()
+
+
+def count(tokens: int) -> str:
+    return "".join(f"{token} " for token in range(1, tokens + 1))
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.booleans(), st.integers(0, 6)), min_size=1, max_size=12))
+def test_every_request_gets_all_of_its_text_and_one_end(plan: list[tuple[int, bool, int]]) -> None:
+    bench, clients = Bench(), []
+    for tokens, stream, pause in plan:
+        clients.append((tokens, stream, bench.ask(tokens, stream=stream, echo="> ")))
+        bench.turn(pause)
+    bench.turn(13)
+    for tokens, stream, client in clients:
+        assert client.text == "> " + count(tokens)
+        assert client.ends == ["length"]
+        assert stream or len(client.messages) == 1
+        assert client.messages[-1].completion_tokens == tokens
+    assert sorted(bench.gauges.lengths) == sorted((1, tokens) for tokens, _, _ in plan)
+
+
+def test_a_client_that_left_frees_its_request_and_hears_no_more() -> None:
+    bench = Bench()
+    gone, stays = bench.ask(100), bench.ask(10)
+    bench.turn(3)
+    gone.gone = True
+    heard = len(gone.messages)
+    bench.turn(20)
+    assert gone.ends == ["closed"]
+    assert len(gone.messages) <= heard + 1
+    assert (stays.text, stays.ends) == (count(10), ["length"])
+    assert bench.engines[0].live == {}
+    assert bench.gauges.last is not None
+    assert bench.gauges.last.finished == {"cancelled": 1, "length": 1}
+    assert bench.gauges.last.active == 0
+
+
+def test_the_limit_of_active_requests_refuses_as_unavailable() -> None:
+    bench = Bench(max_active_requests=2)
+    first, second, third = bench.ask(3), bench.ask(3), bench.ask(3)
+    bench.turn()
+    assert third.ends == ["UNAVAILABLE"]
+    assert "2 requests are active" in third.error
+    bench.turn(3)
+    fourth = bench.ask(1)
+    bench.turn()
+    assert [client.ends for client in (first, second, fourth)] == [["length"]] * 3
+
+
+def test_bad_requests_are_invalid_arguments() -> None:
+    bench = Bench()
+    by_parser, by_engine, by_id = Client(), bench.ask(3, prompt=0), bench.ask(3, prompt=8)
+    bench.scheduler.put(by_parser, RequestError("invalid input", where="top_p"))
+    bench.turn(2)
+    assert [client.ends for client in (by_parser, by_engine, by_id)] == [["INVALID_ARG"]] * 3
+    assert by_engine.error == "refused by name"
+    assert "top_p" in by_parser.error
+
+
+def test_a_broken_step_fails_what_is_live_and_loads_the_engine_again(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench()
+    innocent, culprit = bench.ask(5), bench.ask(5, prompt=9)
+    bench.turn()
+    assert innocent.ends == culprit.ends == ["INTERNAL"]
+    assert "step is broken" in capsys.readouterr().err
+    assert bench.engines[0].closed
+    assert len(bench.engines) == 2
+    after = bench.ask(2)
+    bench.turn(2)
+    assert (after.text, bench.fatal) == (count(2), 0)
+
+
+def test_an_engine_that_cannot_come_back_is_fatal(capsys: pytest.CaptureFixture[str]) -> None:
+    loads = itertools.chain([CountingEngine()])
+    bench = Bench(load=lambda: next(loads))
+    culprit = bench.ask(5, prompt=9)
+    bench.turn()
+    assert (culprit.ends, bench.fatal) == (["INTERNAL"], 1)
+    assert "StopIteration" in capsys.readouterr().err
+
+
+def test_an_engine_that_forgets_a_request_does_not_leave_it_hanging() -> None:
+    bench = Bench()
+    client = bench.ask(5)
+    bench.turn()
+    bench.engines[0].live.clear()
+    bench.turn()
+    assert client.ends == ["INTERNAL"]
+
+
+def test_stopping_finishes_what_runs_and_refuses_what_comes() -> None:
+    bench = Bench()
+    running = bench.ask(4)
+    bench.turn()
+    bench.scheduler.stop()
+    late = bench.ask(4)
+    bench.scheduler.run()
+    assert (running.text, running.ends) == (count(4), ["length"])
+    assert late.ends == ["UNAVAILABLE"]
+    assert bench.engines[0].closed
+
+
+def test_the_drain_time_ends_what_still_runs() -> None:
+    bench = Bench(drain_timeout_seconds=0.0)
+    endless = bench.ask(10**9)
+    bench.turn()
+    bench.scheduler.stop()
+    bench.scheduler.take(block=False)
+    bench.now += 1
+    bench.scheduler.run()
+    assert endless.ends == ["UNAVAILABLE"]

@@ -1,0 +1,139 @@
+"""State files, orphans, ports, the installation's checks and the gauge that stopping looks at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from throughline.contracts.errors import DeployError, MissingDependencyError
+from throughline.contracts.serving import ServeSpec
+from throughline.triton import installation, state
+from throughline.triton.server import active_requests, choose_ports
+
+
+@pytest.fixture
+def example() -> state.ServerState:
+    me = psutil.Process()
+    return state.ServerState(
+        pid=me.pid,
+        pid_created=me.create_time(),
+        supervisor_pid=me.pid,
+        supervisor_created=me.create_time(),
+        http_port=1,
+        grpc_port=2,
+        metrics_port=3,
+        repository="/r",
+        models=("lab",),
+        shm_prefix=f"throughline_test_{os.getpid()}_",
+        log_path="/l",
+        started="2026-01-01T00:00:00+00:00",
+    )
+
+
+def test_state_round_trips_and_damage_reads_as_none(tmp_path: Path, example: state.ServerState) -> None:
+    assert state.read_state(tmp_path) is None
+    state.write_state(tmp_path, example)
+    assert state.read_state(tmp_path) == example
+    assert [path.name for path in tmp_path.iterdir()] == [state.STATE_NAME]
+    for damage in ("{", "[]", '{"models": []}'):
+        (tmp_path / state.STATE_NAME).write_text(damage)
+        assert state.read_state(tmp_path) is None
+    state.remove_state(tmp_path)
+    state.remove_state(tmp_path)
+
+
+def test_a_pid_that_was_given_to_another_process_is_not_ours(example: state.ServerState) -> None:
+    assert example.running
+    assert example.supervised
+    assert not replace(example, pid_created=example.pid_created - 100).running
+
+
+def test_orphans_are_killed_with_their_shared_memory(tmp_path: Path, example: state.ServerState) -> None:
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()", f"--mark={example.shm_prefix}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as orphan:
+        memory = state.SHM_DIR / f"{example.shm_prefix}region"
+        memory.write_bytes(b"x")
+        state.write_state(tmp_path, replace(example, pid=orphan.pid, supervisor_created=1.0))
+        assert state.clear_orphans(tmp_path)
+        assert not psutil.pid_exists(orphan.pid)
+    assert not memory.exists()
+    assert not state.clear_orphans(tmp_path)
+
+
+def test_a_supervised_server_is_left_alone(tmp_path: Path, example: state.ServerState) -> None:
+    parent = psutil.Process(os.getppid())
+    other = replace(example, supervisor_pid=parent.pid, supervisor_created=parent.create_time())
+    state.write_state(tmp_path, other)
+    with pytest.raises(DeployError, match=f"already running from this folder.*supervisor pid {parent.pid}"):
+        state.clear_orphans(tmp_path)
+    assert state.read_state(tmp_path) == other
+
+
+def test_free_ports_differ_and_a_taken_one_is_named() -> None:
+    import socket
+
+    assert len(set(choose_ports(ServeSpec()))) == 3
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(DeployError, match=f"port is taken — grpc_port — seen: 127.0.0.1:{port}"):
+            choose_ports(ServeSpec(grpc_port=port))
+
+
+def test_active_requests_are_summed_over_models() -> None:
+    family = "nv_trt_llm_request_metrics"
+    page = "\n".join(
+        [
+            f"# TYPE {family} gauge",
+            f'{family}{{model="a",request_type="active",version="1"}} 2.000000',
+            f'{family}{{model="b",request_type="active",version="1"}} 3.000000',
+            f'{family}{{model="b",request_type="max",version="1"}} 512.000000',
+        ]
+    )
+    assert active_requests(page) == 5
+    assert active_requests("") == 0
+
+
+def test_numpy_2_is_refused() -> None:
+    installation.check_numpy("1.26.4")
+    with pytest.raises(MissingDependencyError, match=r"silently corrupts.*numpy 2\.1\.0"):
+        installation.check_numpy("2.1.0")
+
+
+def test_libpython_is_found_or_missed_by_name(tmp_path: Path) -> None:
+    soname = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    (tmp_path / "x86").mkdir()
+    (tmp_path / "x86" / soname).touch()
+    assert installation.find_libpython({"LIBDIR": str(tmp_path), "MULTIARCH": "x86"}) == tmp_path / "x86"
+
+
+def test_backends_are_links_and_assembling_twice_changes_nothing(tmp_path: Path) -> None:
+    found = installation.find_installation()
+    for _ in range(2):
+        folder = installation.assemble_backends(found, tmp_path / "backends")
+    links = list((folder / "python").iterdir())
+    assert all(link.is_symlink() and link.exists() for link in links)
+    assert "triton_python_backend_stub" in {link.name for link in links}
+
+
+def test_every_address_is_loopback(tmp_path: Path) -> None:
+    arguments = installation.command(
+        installation.find_installation(),
+        repository=tmp_path,
+        backends=tmp_path,
+        http_port=1,
+        grpc_port=2,
+        metrics_port=3,
+        shm_prefix="p",
+        exit_timeout_seconds=4,
+    )
+    addresses = [argument for argument in arguments if "-address=" in argument]
+    assert len(addresses) == 3
+    assert all(argument.endswith("=127.0.0.1") for argument in addresses)
