@@ -1,0 +1,91 @@
+"""The OpenAI-compatible gateway: where it listens, which models it serves, its limits and timeouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from throughline.contracts.config import StrictModel
+
+
+class ModelRoute(StrictModel):
+    """One model that clients can name.
+
+    Attributes:
+        id: The name in OpenAI requests.
+        upstream: `host:port` of Triton's gRPC endpoint.
+        triton_model: Name of the engine model on Triton.
+        engine_dir: Engine folder with `engine.json`, `tokenizer.json` and the chat template.
+    """
+
+    id: str = Field(min_length=1)
+    upstream: str = Field(default="127.0.0.1:8001", pattern=r"^[^/\s]+:\d+$")
+    triton_model: str = Field(min_length=1)
+    engine_dir: Path
+
+
+class GatewayLimits(StrictModel):
+    """What the gateway takes on at a time; beyond it a request is refused at once.
+
+    Attributes:
+        max_body_bytes: Largest request body (413 beyond).
+        max_concurrent_requests: Requests in the engine at a time (429 beyond).
+        max_concurrent_tokens: Prompt plus requested output tokens in the engine at a time (429 beyond).
+    """
+
+    max_body_bytes: int = Field(default=4 * 2**20, ge=1024)
+    max_concurrent_requests: int = Field(default=256, ge=1)
+    max_concurrent_tokens: int = Field(default=262_144, ge=1)
+
+
+class GatewayTimeouts(StrictModel):
+    """Seconds that each hop may take.
+
+    Attributes:
+        body_seconds: Until the whole request body has come (408 beyond).
+        ready_seconds: For the upstream's answer to a readiness question.
+        first_token_seconds: From sending the request upstream to its first token (504 beyond).
+        inter_token_seconds: Between two upstream messages of a stream.
+        total_seconds: For a whole request.
+        drain_seconds: For running requests after SIGTERM.
+        keep_alive_seconds: For an idle client connection.
+    """
+
+    body_seconds: float = Field(default=30.0, gt=0)
+    ready_seconds: float = Field(default=2.0, gt=0)
+    first_token_seconds: float = Field(default=60.0, gt=0)
+    inter_token_seconds: float = Field(default=30.0, gt=0)
+    total_seconds: float = Field(default=600.0, gt=0)
+    drain_seconds: float = Field(default=30.0, gt=0)
+    keep_alive_seconds: int = Field(default=75, ge=1)
+
+
+class GatewaySpec(StrictModel):
+    """Everything that `throughline.gateway.serve` needs.
+
+    Attributes:
+        host: Address to listen on; loopback unless a proxy in front takes care of access.
+        port: Port; 0 takes a free one.
+        models: At least one, with distinct ids.
+        unknown_fields: Whether a field that we do not know is a 400 or passes unseen.
+        limits: See `GatewayLimits`.
+        timeouts: See `GatewayTimeouts`.
+        log_format: One JSON object a line, or lines for people.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    models: tuple[ModelRoute, ...] = Field(min_length=1)
+    unknown_fields: Literal["refuse", "ignore"] = "refuse"
+    limits: GatewayLimits = GatewayLimits()
+    timeouts: GatewayTimeouts = GatewayTimeouts()
+    log_format: Literal["human", "json"] = "human"
+
+    @model_validator(mode="after")
+    def _ids_are_distinct(self) -> Self:
+        ids = [model.id for model in self.models]
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"two models share an id: {', '.join(ids)}")
+        return self

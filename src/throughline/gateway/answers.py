@@ -1,0 +1,154 @@
+"""Runs a job on its engine and sends the answer, as a stream of events or whole."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from throughline.gateway.admission import Admission
+from throughline.gateway.errors import ApiError, server_error, timed_out
+from throughline.gateway.http import Exchange, Headers
+from throughline.gateway.jobs import Job
+from throughline.gateway.sse import DONE, error_event
+from throughline.gateway.toolcalls import Piece
+from throughline.gateway.upstream import ClientGoneError, TokenStream, infer_request
+
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+# Proxies must hand events on as they come.
+_STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+# Beyond the engine's own limit in time only a client that does not read can keep a request alive.
+_UNREAD_SECONDS = 5.0
+
+
+async def answer(
+    exchange: Exchange, job: Job, admission: Admission, *, total_seconds: float, prepare_seconds: float
+) -> None:
+    """Admits, runs and answers a job; leaves nothing running in the engine, however it ends.
+
+    Args:
+        exchange: The client.
+        job: What to run.
+        admission: Where it counts.
+        total_seconds: Limit of the whole run.
+        prepare_seconds: How long it took to make the job, for the metrics.
+
+    Raises:
+        ApiError: 429 when full; else as `TokenStream.read` says, unless the stream has begun, in which
+            case the error is the stream's last event.
+    """
+    size = len(job.prompt) + job.params.max_tokens
+    admission.enter(size)
+    metrics = job.model.metrics
+    metrics.prepare.observe(prepare_seconds)
+    metrics.running += 1
+    entered = time.perf_counter()
+    tokens = job.model.upstream.start(stream=job.stream)
+    watcher = asyncio.create_task(_abort_when_gone(exchange, tokens))
+    reason = "error"
+    try:
+        async with asyncio.timeout(total_seconds + _UNREAD_SECONDS):
+            reason = await _run(exchange, job, tokens)
+    except (ClientGoneError, asyncio.CancelledError) as error:
+        reason = "abort"
+        if isinstance(error, asyncio.CancelledError):
+            raise
+    except TimeoutError:
+        if not exchange.status:
+            raise timed_out(f"The request took longer than {total_seconds:g} seconds.") from None
+    finally:
+        watcher.cancel()
+        ended = time.perf_counter()
+        metrics.running -= 1
+        metrics.finish(reason)
+        metrics.e2e_latency.observe(ended - exchange.started)
+        metrics.prompt_tokens += tokens.prompt_tokens
+        metrics.request_prompt_tokens.observe(len(job.prompt))
+        metrics.request_generation_tokens.observe(tokens.completion_tokens)
+        admission.leave(size, ended - entered)
+        exchange.prompt_tokens, exchange.completion_tokens = len(job.prompt), tokens.completion_tokens
+        exchange.outcome = reason
+        await job.model.upstream.finish(tokens)
+
+
+async def _run(exchange: Exchange, job: Job, tokens: TokenStream) -> str:
+    request = infer_request(job.model.triton_model, exchange.request_id, job.prompt, job.params, stream=job.stream)
+    await tokens.send(request)
+    await tokens.read()
+    if not job.stream:
+        return await _whole(exchange, job, tokens)
+    try:
+        return await _stream(exchange, job, tokens)
+    except ApiError as error:
+        if not exchange.status:
+            raise
+        await exchange.chunk(error_event(error.body()), more=False)
+        return "error"
+
+
+async def _stream(exchange: Exchange, job: Job, tokens: TokenStream) -> str:
+    """One event a message; the last message, finish reason and usage leave together."""
+    frames, parser, metrics = job.frames, job.parser, job.model.metrics
+    await exchange.start(200, EVENT_STREAM, _STREAM_HEADERS)
+    first_at = last_at = tokens.read_at
+    metrics.time_to_first_token.observe(first_at - exchange.started)
+    seen = tokens.completion_tokens
+    metrics.generation_tokens += seen
+    body = frames.first()
+    while True:
+        text = tokens.text
+        body += frames.text(text) if parser is None else frames.pieces(parser.feed(text))
+        if tokens.finish_reason:
+            break
+        if body:
+            await exchange.chunk(body, more=True)
+        await tokens.read()
+        body = b""
+        new = tokens.completion_tokens - seen
+        if new > 0:
+            metrics.inter_token_latency.observe((tokens.read_at - last_at) / new, new)
+            metrics.generation_tokens += new
+            seen += new
+        last_at = tokens.read_at
+    if seen > 1:
+        metrics.time_per_output_token.observe((last_at - first_at) / (seen - 1))
+    if parser is not None:
+        body += frames.pieces(parser.flush())
+    reason = _reason(job, tokens)
+    body += frames.finish(reason)
+    if job.include_usage:
+        body += frames.usage(tokens.prompt_tokens, seen)
+    await exchange.chunk(body + DONE, more=False)
+    return reason
+
+
+async def _whole(exchange: Exchange, job: Job, tokens: TokenStream) -> str:
+    texts = [tokens.text]
+    while not tokens.finish_reason:
+        await tokens.read()
+        texts.append(tokens.text)
+    job.model.metrics.generation_tokens += tokens.completion_tokens
+    text = "".join(texts)
+    parser = job.parser
+    pieces = [Piece(content=text)] if parser is None else parser.feed(text) + parser.flush()
+    reason = _reason(job, tokens)
+    body = job.frames.whole(pieces, reason, tokens.prompt_tokens, tokens.completion_tokens)
+    await exchange.answer(200, body)
+    return reason
+
+
+def _reason(job: Job, tokens: TokenStream) -> str:
+    reason = tokens.finish_reason
+    if reason == "stop":
+        return "tool_calls" if job.parser is not None and job.parser.calls else "stop"
+    if reason != "length":
+        raise server_error(
+            f"The engine ended the request with an unknown reason: {reason!r:.40}.",
+            code="upstream_protocol",
+            status=502,
+        )
+    return reason
+
+
+async def _abort_when_gone(exchange: Exchange, tokens: TokenStream) -> None:
+    await exchange.disconnected()
+    tokens.abort(ClientGoneError())

@@ -1,0 +1,254 @@
+"""From a decoded request to prompt and sampling parameters; what the engine cannot do is refused by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from throughline.contracts.engine import SamplingParams
+from throughline.gateway.chat import TOOL_CALL_START, PromptEncoder
+from throughline.gateway.errors import bad_request, context_exceeded, unsupported
+from throughline.gateway.facts import EngineFacts
+from throughline.gateway.schemas import ChatRequest, CompletionRequest, GenerationFields, Message
+
+COMPLETION_DEFAULT_MAX_TOKENS = 16
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+_UINT64 = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """Which tools the template sees and how the answer starts.
+
+    Attributes:
+        tools: Tools for the template, None for none.
+        parse: Whether `<tool_call>` blocks of the answer become tool calls.
+        forced: Whether the prompt ends with the opening tag, so that the answer is a call.
+    """
+
+    tools: Sequence[dict[str, Any]] | None
+    parse: bool
+    forced: bool
+
+
+def tool_use(request: ChatRequest, encoder: PromptEncoder) -> ToolUse:
+    """Reads `tools` and `tool_choice`.
+
+    `required` and a named function put the opening tag at the end of the prompt; a named function also
+    hides the other tools. Without tools, or with `none`, `<tool_call>` blocks stay content. The arguments
+    are the model's own: nothing constrains them to the schema.
+
+    Raises:
+        ApiError: 400 naming the field.
+    """
+    tools = request.tools or None
+    for index, tool in enumerate(tools or ()):
+        _check_tool(tool, f"tools[{index}]")
+    choice = request.tool_choice
+    if choice in (None, "auto"):
+        return ToolUse(tools, parse=tools is not None, forced=False)
+    if choice == "none":
+        return ToolUse(None, parse=False, forced=False)
+    if tools is None:
+        raise bad_request("'tool_choice' needs 'tools'.", param="tool_choice", code="invalid_value")
+    if isinstance(choice, dict):
+        tools = [_named_tool(choice, tools)]
+    elif choice != "required":
+        message = f"'tool_choice' is none, auto, required or a function, seen: {choice!r}."
+        raise bad_request(message, param="tool_choice", code="invalid_value")
+    if not encoder.has_tool_call_token:
+        raise unsupported("tool_choice", f"this model's tokenizer has no {TOOL_CALL_START} token to force a call")
+    return ToolUse(tools, parse=True, forced=True)
+
+
+def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as chat templates expect them: text content, arguments of tool calls as objects.
+
+    `developer` is OpenAI's newer name of `system`. Arguments come as JSON text and templates write them
+    with `tojson`, so they are parsed; text that is no JSON object stays as it is.
+    """
+    return [_template_message(message, index) for index, message in enumerate(messages)]
+
+
+async def token_prompt(prompt: str | list[Any], encoder: PromptEncoder, vocab_size: int) -> list[int]:
+    """Token ids of a `/v1/completions` prompt.
+
+    Raises:
+        ApiError: 400 for several prompts, an empty one, or ids outside the vocabulary.
+    """
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+        if len(prompt) > 1:
+            raise unsupported("prompt", f"one prompt a request, seen: {len(prompt)}; send one request for each")
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        ids = await encoder.encode(prompt, add_special_tokens=True)
+    else:
+        ids = prompt
+        for index, value in enumerate(ids):
+            _check_token_id(value, index, vocab_size)
+    if not ids:
+        raise bad_request("The prompt has no tokens.", param="prompt", code="invalid_value")
+    return ids
+
+
+def sampling(request: GenerationFields, facts: EngineFacts, *, prompt_tokens: int) -> SamplingParams:
+    """Sampling parameters, with the checkpoint's own defaults and the context length checked.
+
+    Raises:
+        ApiError: 400 naming the field; `context_length_exceeded` carries the numbers.
+    """
+    _refuse_unsupported(request)
+    max_tokens = _max_tokens(request, facts, prompt_tokens)
+    if request.min_tokens > max_tokens:
+        message = f"'min_tokens' ({request.min_tokens}) is larger than the output limit ({max_tokens})."
+        raise bad_request(message, param="min_tokens", code="invalid_value")
+    defaults = facts.sampling_defaults
+    temperature = request.temperature
+    top_p = request.top_p
+    top_k = request.top_k
+    repetition = request.repetition_penalty
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=defaults.get("temperature", 1.0) if temperature is None else temperature,
+        top_p=defaults.get("top_p", 1.0) if top_p is None else top_p,
+        top_k=max(0, int(defaults.get("top_k", 0)) if top_k is None else top_k),
+        seed=None if request.seed is None else request.seed & _UINT64,
+        stop=_stops(request.stop),
+        ignore_eos=request.ignore_eos,
+        min_tokens=request.min_tokens,
+        repetition_penalty=defaults.get("repetition_penalty", 1.0) if repetition is None else repetition,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+    )
+
+
+def _max_tokens(request: GenerationFields, facts: EngineFacts, prompt_tokens: int) -> int:
+    asked, field = request.max_tokens, "max_tokens"
+    if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
+        asked, field = request.max_completion_tokens, "max_completion_tokens"
+    limit = facts.max_seq_len
+    prompt_field = "messages" if isinstance(request, ChatRequest) else "prompt"
+    room = limit - prompt_tokens
+    if room < 1:
+        raise context_exceeded(limit=limit, prompt=prompt_tokens, output=asked, param=prompt_field)
+    if asked is None:
+        return room if isinstance(request, ChatRequest) else min(room, COMPLETION_DEFAULT_MAX_TOKENS)
+    if asked > room:
+        raise context_exceeded(limit=limit, prompt=prompt_tokens, output=asked, param=field)
+    return asked
+
+
+def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    for index, word in enumerate(stops):
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            message = "A stop string is not valid Unicode: it has a lone surrogate."
+            raise bad_request(message, param=f"stop[{index}]", code="invalid_value") from None
+    # An empty string ends nothing; clients send it for "none".
+    return tuple(word for word in stops if word)
+
+
+def _refuse_unsupported(request: GenerationFields) -> None:
+    if request.n is not None and request.n != 1:
+        raise unsupported("n", f"one choice a request, seen: {request.n}; send the request several times")
+    if request.logit_bias:
+        raise unsupported("logit_bias", "the engine cannot change logits by token")
+    if request.stream_options is not None and not request.stream:
+        raise bad_request("'stream_options' needs 'stream': true.", param="stream_options", code="invalid_value")
+    if isinstance(request, ChatRequest):
+        _refuse_unsupported_chat(request)
+    elif isinstance(request, CompletionRequest):
+        _refuse_unsupported_completion(request)
+
+
+def _refuse_unsupported_chat(request: ChatRequest) -> None:
+    if request.logprobs or request.top_logprobs:
+        raise unsupported("logprobs", "the engine returns no log probabilities")
+    if request.parallel_tool_calls is False:
+        raise unsupported("parallel_tool_calls", "the engine cannot limit the number of calls; leave it out")
+    kind = (request.response_format or {}).get("type", "text")
+    if kind != "text":
+        raise unsupported("response_format", f"the engine has no guided decoding for {kind!r}; 'text' works")
+
+
+def _refuse_unsupported_completion(request: CompletionRequest) -> None:
+    if request.echo:
+        raise unsupported("echo", "the prompt is not part of the answer")
+    if request.suffix:
+        raise unsupported("suffix", "the engine does not fill in the middle")
+    if request.best_of not in (None, 1):
+        raise unsupported("best_of", "the engine makes one candidate")
+    if request.logprobs is not None:
+        raise unsupported("logprobs", "the engine returns no log probabilities")
+
+
+def _check_token_id(value: Any, index: int, vocab_size: int) -> None:
+    top = vocab_size or 2**31
+    if type(value) is not int or not 0 <= value < top:
+        message = f"Invalid 'prompt[{index}]': a token id is an integer from 0 to {top - 1}, seen: {value!r:.40}."
+        raise bad_request(message, param=f"prompt[{index}]", code="invalid_value")
+
+
+def _check_tool(tool: dict[str, Any], where: str) -> None:
+    function = tool.get("function")
+    if tool.get("type") != "function" or not isinstance(function, dict):
+        message = f"Invalid '{where}': expected {{type: 'function', function: {{...}}}}."
+        raise bad_request(message, param=where, code="invalid_value")
+    name = function.get("name")
+    if not isinstance(name, str) or not _TOOL_NAME.fullmatch(name):
+        message = f"Invalid '{where}.function.name': 1 to 64 letters, digits, '_', '.' or '-', seen: {name!r:.80}."
+        raise bad_request(message, param=f"{where}.function.name", code="invalid_value")
+    if not isinstance(function.get("parameters", {}), dict):
+        message = f"Invalid '{where}.function.parameters': expected a JSON schema object."
+        raise bad_request(message, param=f"{where}.function.parameters", code="invalid_value")
+
+
+def _named_tool(choice: dict[str, Any], tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    function = choice.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    for tool in tools:
+        if tool["function"]["name"] == name:
+            return tool
+    message = f"'tool_choice' names no function of 'tools', seen: {name!r:.80}."
+    raise bad_request(message, param="tool_choice", code="invalid_value")
+
+
+def _template_message(message: Message, index: int) -> dict[str, Any]:
+    content = message.content
+    if isinstance(content, list):
+        content = "".join(part.text for part in content)
+    if content is None and message.role != "assistant":
+        where = f"messages[{index}].content"
+        raise bad_request(f"Missing '{where}' of a {message.role} message.", param=where, code="invalid_value")
+    role = "system" if message.role == "developer" else message.role
+    out: dict[str, Any] = {"role": role, "content": content}
+    if message.name is not None:
+        out["name"] = message.name
+    if message.tool_call_id is not None:
+        out["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        out["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    return out
+
+
+def _arguments(arguments: str | dict[str, Any]) -> str | dict[str, Any]:
+    if isinstance(arguments, dict):
+        return arguments
+    try:
+        parsed = orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        return arguments
+    return parsed if isinstance(parsed, dict) else arguments

@@ -1,0 +1,126 @@
+"""Runs the gateway under uvicorn with uvloop and httptools until it is told to stop, then drains."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from throughline.contracts.errors import GatewayError
+from throughline.contracts.gateway import GatewaySpec
+from throughline.gateway import logs
+from throughline.gateway.app import create_app
+
+if TYPE_CHECKING:
+    import uvicorn
+
+_BACKLOG = 1024
+
+
+def serve(spec: GatewaySpec, *, on_ready: Callable[[str], None] | None = None) -> None:
+    """Serves until SIGINT or SIGTERM, then refuses new requests and lets running ones end.
+
+    Running requests get `drain_seconds`; what is left is cut off, and a second SIGINT does so at once.
+    Outside the main thread signals are not seen.
+
+    Args:
+        spec: What to serve and where.
+        on_ready: Called once with `http://host:port` when requests are accepted.
+
+    Raises:
+        EngineError: If an engine folder is none.
+        ConfigError: If its `engine.json` does not validate.
+        GatewayError: If the address cannot be used or a folder lacks what a prompt needs.
+    """
+    import uvicorn
+    import uvloop
+
+    logs.configure(spec.log_format)
+    app = create_app(spec)
+    listener = _listen(spec.host, spec.port)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=spec.timeouts.keep_alive_seconds,
+        timeout_graceful_shutdown=math.ceil(spec.timeouts.drain_seconds),
+    )
+    server = _server_class()(config)
+    server.on_started = lambda: on_ready(_url(listener)) if on_ready is not None else None
+    with contextlib.closing(listener):
+        uvloop.run(server.serve(sockets=[listener]))
+
+
+def _server_class() -> Any:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Says when it is ready, and ends normally after a signal that asked it to."""
+
+        on_started: Callable[[], None]
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            self.on_started()
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            with _signals(self):
+                yield
+
+    return Server
+
+
+@contextlib.contextmanager
+def _signals(server: uvicorn.Server) -> Iterator[None]:
+    """uvicorn's own version raises the signal again after the drain, and the process would die of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    former = {number: signal.signal(number, server.handle_exit) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise GatewayError(
+            "the host cannot be used", where=f"{host}:{port}", seen=str(error), fix="correct 'host'"
+        ) from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise GatewayError(
+            "the address cannot be used",
+            where=f"{host}:{port}",
+            seen=error.strerror or str(error),
+            fix="stop what uses it, choose another port, or set port=0 to take a free one",
+        ) from None
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    # Where it listens on every address, loopback is the one that this machine reaches it by.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

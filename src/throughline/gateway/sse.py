@@ -1,0 +1,166 @@
+"""Bodies of answers: server-sent events from pre-built JSON around one encoded text, and whole answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from throughline.gateway.toolcalls import Piece
+
+DONE = b"data: [DONE]\n\n"
+CALL_ID_PREFIX = "call_"
+
+
+def error_event(body: bytes) -> bytes:
+    """An error in the middle of a stream; the headers with their 200 are gone already."""
+    return b"data: " + body + b"\n\n"
+
+
+def usage_dict(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """OpenAI's `usage` object."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+class ChatFrames:
+    """Events and bodies of one chat completion.
+
+    Args:
+        answer_id: `chatcmpl-…`.
+        created: Unix seconds.
+        model: The model's id as the client named it.
+        fingerprint: `system_fingerprint`, which names the engine.
+        include_usage: Whether chunks carry `usage`, null until the last.
+    """
+
+    def __init__(self, answer_id: str, created: int, model: str, fingerprint: str, *, include_usage: bool) -> None:
+        self._answer_id = answer_id
+        self._whole = _head("chat.completion", answer_id, created, model, fingerprint)
+        head = _head("chat.completion.chunk", answer_id, created, model, fingerprint)
+        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
+        usage = b',"usage":null' if include_usage else b""
+        self._delta_head = self._head + b'{"index":0,"delta":{'
+        self._delta_tail = b'},"logprobs":null,"finish_reason":null}]' + usage + b"}\n\n"
+        self._content_head = self._delta_head + b'"content":'
+        self._finish_tail = b"}]" + usage + b"}\n\n"
+
+    def first(self) -> bytes:
+        """The chunk that names the role."""
+        return self._delta_head + b'"role":"assistant","content":""' + self._delta_tail
+
+    def text(self, text: str) -> bytes:
+        """A chunk of content; empty text has no chunk."""
+        return self._content_head + orjson.dumps(text) + self._delta_tail if text else b""
+
+    def pieces(self, pieces: Sequence[Piece]) -> bytes:
+        """Chunks of content and tool calls."""
+        return b"".join(self.text(piece.content) if piece.index < 0 else self._call(piece) for piece in pieces)
+
+    def finish(self, reason: str) -> bytes:
+        """The chunk with the finish reason."""
+        encoded = orjson.dumps(reason)
+        return self._delta_head + b'},"logprobs":null,"finish_reason":' + encoded + self._finish_tail
+
+    def usage(self, prompt_tokens: int, completion_tokens: int) -> bytes:
+        """The last chunk, without choices."""
+        usage = orjson.dumps(usage_dict(prompt_tokens, completion_tokens))
+        return self._head + b'],"usage":' + usage + b"}\n\n"
+
+    def whole(self, pieces: Sequence[Piece], reason: str, prompt_tokens: int, completion_tokens: int) -> bytes:
+        """The body of an answer that does not stream."""
+        message = chat_message(pieces, self._answer_id)
+        return _whole(self._whole, {"message": message}, reason, prompt_tokens, completion_tokens)
+
+    def _call(self, piece: Piece) -> bytes:
+        function: dict[str, Any] = {"arguments": piece.arguments}
+        call: dict[str, Any] = {"index": piece.index}
+        if piece.name is not None:
+            call["id"] = call_id(self._answer_id, piece.index)
+            call["type"] = "function"
+            function = {"name": piece.name, **function}
+        call["function"] = function
+        return self._delta_head + b'"tool_calls":[' + orjson.dumps(call) + b"]" + self._delta_tail
+
+
+class TextFrames:
+    """Events of one text completion; the arguments are those of `ChatFrames`."""
+
+    def __init__(self, answer_id: str, created: int, model: str, fingerprint: str, *, include_usage: bool) -> None:
+        head = self._whole = _head("text_completion", answer_id, created, model, fingerprint)
+        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
+        self._usage = b',"usage":null' if include_usage else b""
+        self._text_head = self._head + b'{"index":0,"text":'
+        self._text_tail = b',"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
+
+    def first(self) -> bytes:
+        """Text completions have no role."""
+        return b""
+
+    def text(self, text: str) -> bytes:
+        """A chunk of text; empty text has no chunk."""
+        return self._text_head + orjson.dumps(text) + self._text_tail if text else b""
+
+    def pieces(self, pieces: Sequence[Piece]) -> bytes:
+        """Text completions have no tool calls."""
+        return b"".join(self.text(piece.content) for piece in pieces)
+
+    def finish(self, reason: str) -> bytes:
+        """The chunk with the finish reason."""
+        encoded = orjson.dumps(reason)
+        return self._text_head + b'"","logprobs":null,"finish_reason":' + encoded + b"}]" + self._usage + b"}\n\n"
+
+    def usage(self, prompt_tokens: int, completion_tokens: int) -> bytes:
+        """The last chunk, without choices."""
+        usage = orjson.dumps(usage_dict(prompt_tokens, completion_tokens))
+        return self._head + b'],"usage":' + usage + b"}\n\n"
+
+    def whole(self, pieces: Sequence[Piece], reason: str, prompt_tokens: int, completion_tokens: int) -> bytes:
+        """The body of an answer that does not stream."""
+        text = "".join(piece.content for piece in pieces)
+        return _whole(self._whole, {"text": text}, reason, prompt_tokens, completion_tokens)
+
+
+def call_id(answer_id: str, index: int) -> str:
+    """Id of a tool call; the same in a stream and in a whole answer."""
+    return f"{CALL_ID_PREFIX}{answer_id.rpartition('-')[2]}{index}"
+
+
+def chat_message(pieces: Sequence[Piece], answer_id: str) -> dict[str, Any]:
+    """The assistant's message of a whole answer; `content` is null beside tool calls without text."""
+    content = "".join(piece.content for piece in pieces)
+    calls: dict[int, dict[str, str]] = {}
+    for piece in pieces:
+        if piece.index >= 0:
+            call = calls.setdefault(piece.index, {"name": "", "arguments": ""})
+            call["name"] += piece.name or ""
+            call["arguments"] += piece.arguments
+    message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else "")}
+    if calls:
+        message["tool_calls"] = [
+            {"id": call_id(answer_id, index), "type": "function", "function": call} for index, call in calls.items()
+        ]
+    message["refusal"] = None
+    return message
+
+
+def _head(kind: str, answer_id: str, created: int, model: str, fingerprint: str) -> dict[str, Any]:
+    return {
+        "id": answer_id,
+        "object": kind,
+        "created": created,
+        "model": model,
+        "system_fingerprint": fingerprint,
+    }
+
+
+def _whole(
+    head: dict[str, Any], output: dict[str, Any], reason: str, prompt_tokens: int, completion_tokens: int
+) -> bytes:
+    choice = {"index": 0, **output, "logprobs": None, "finish_reason": reason}
+    usage = usage_dict(prompt_tokens, completion_tokens)
+    return orjson.dumps({**head, "choices": [choice], "usage": usage})

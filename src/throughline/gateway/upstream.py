@@ -1,0 +1,294 @@
+"""Token streams from Triton over `grpc.aio`: one ModelStreamInfer call a request, with its limits in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+import time
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+from throughline.contracts.engine import SamplingParams
+from throughline.contracts.gateway import GatewayTimeouts
+from throughline.gateway.errors import ApiError, bad_request, server_error, timed_out, unavailable
+
+_WATCH_SECONDS = 0.1
+_CLOSE_SECONDS = 1.0
+_CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", 64 * 2**20),
+    ("grpc.max_send_message_length", 64 * 2**20),
+    # A restarted server is found again within half a second instead of gRPC's two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
+# Triton reports errors inside a stream as text unless a client asks for gRPC statuses.
+_METADATA = (("triton_grpc_error", "true"),)
+_NOT_READY = ("is not healthy", "no available versions", "unknown model", "is not ready", "not found")
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection; nobody is left to answer."""
+
+
+class TokenStream:
+    """One running request. `read` replaces the public attributes with those of the next message.
+
+    Attributes:
+        text: New text.
+        finish_reason: Empty until the last message.
+        prompt_tokens: Tokens of the prompt, once known.
+        completion_tokens: Tokens generated so far.
+        read_at: `time.perf_counter()` of the last message.
+        started: Whether a message has come.
+        waiting_since: `time.perf_counter()` since when the engine owes a message, 0 while it does not.
+    """
+
+    __slots__ = (
+        "_abort",
+        "_call",
+        "_eof",
+        "_layout",
+        "completion_tokens",
+        "finish_reason",
+        "prompt_tokens",
+        "read_at",
+        "started",
+        "text",
+        "waiting_since",
+    )
+
+    def __init__(self, call: Any, eof: object) -> None:
+        self._call = call
+        self._eof = eof
+        self._layout: tuple[int, int, int, int, int] | None = None
+        self._abort: Exception | None = None
+        self.started = False
+        self.text = ""
+        self.finish_reason = ""
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.read_at = 0.0
+        self.waiting_since = time.perf_counter()
+
+    async def send(self, request: Any) -> None:
+        """Writes the one request; raises as `read` does."""
+        try:
+            await self._call.write(request)
+            await self._call.done_writing()
+        except asyncio.InvalidStateError:
+            # The call has ended already; `read` says how.
+            return
+        except asyncio.CancelledError:
+            if self._abort is None:
+                raise
+            raise self._abort from None
+        except Exception as error:
+            raise self._abort or _rpc_error(error) from None
+
+    async def read(self) -> None:
+        """Waits for the next message.
+
+        Raises:
+            ApiError: 503 while the engine is away, 504 past a limit, 4xx or 5xx as the engine says.
+            ClientGoneError: After `abort` with it.
+        """
+        self.waiting_since = time.perf_counter()
+        while True:
+            try:
+                message = await self._call.read()
+            except asyncio.CancelledError:
+                if self._abort is None:
+                    raise
+                raise self._abort from None
+            except Exception as error:
+                raise self._abort or _rpc_error(error) from None
+            if message is self._eof:
+                raise self._abort or server_error(
+                    "The engine ended the stream without a finish reason.",
+                    code="upstream_protocol",
+                    status=502,
+                )
+            if message.error_message:
+                raise _stream_error(message.error_message)
+            if self._take(message.infer_response):
+                return
+
+    def abort(self, reason: Exception) -> None:
+        """Cancels the request upstream; a waiting `read` raises `reason`."""
+        if self._abort is None:
+            self._abort = reason
+            self._call.cancel()
+
+    async def close(self) -> None:
+        """Ends the call: waits shortly for the server's own end after the last message, else cancels it."""
+        if self.finish_reason and not self._call.done():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self._call.code()
+        self._call.cancel()
+
+    def _take(self, response: Any) -> bool:
+        raw = response.raw_output_contents
+        layout = self._layout
+        if layout is None or len(raw) != layout[4]:
+            if not raw:
+                return False  # the final flag alone
+            layout = self._layout = _layout([output.name for output in response.outputs])
+        self.started = True
+        self.waiting_since = 0.0
+        self.read_at = time.perf_counter()
+        self.text = str(raw[layout[0]][4:], "utf-8", "replace")
+        self.finish_reason = str(raw[layout[1]][4:], "ascii", "replace")
+        self.prompt_tokens = _INT32.unpack(raw[layout[2]])[0]
+        self.completion_tokens = _INT32.unpack(raw[layout[3]])[0]
+        return True
+
+
+_INT32 = struct.Struct("<i")
+_OUTPUTS = ("text_output", "finish_reason", "prompt_tokens", "completion_tokens")
+
+
+def _layout(names: Sequence[str]) -> tuple[int, int, int, int, int]:
+    """Where the four outputs are; a model answers with the same outputs in the same order."""
+    try:
+        at = [names.index(name) for name in _OUTPUTS]
+    except ValueError:
+        raise server_error(
+            f"The engine's answer lacks an output: has {', '.join(names) or 'none'}.",
+            code="upstream_protocol",
+            status=502,
+        ) from None
+    return at[0], at[1], at[2], at[3], len(names)
+
+
+class TritonUpstream:
+    """Engine models of one Triton server.
+
+    Args:
+        url: `host:port` of its gRPC endpoint.
+        timeouts: Limits in time for every request.
+    """
+
+    def __init__(self, url: str, timeouts: GatewayTimeouts) -> None:
+        self.url = url
+        self._timeouts = timeouts
+        self._streams: dict[TokenStream, float] = {}
+        self._channel: Any = None
+        self._stub: Any = None
+        self._eof: object = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Prepares the channel; it connects by itself when needed."""
+        from grpc import aio
+        from tritonclient.grpc import service_pb2_grpc
+
+        self._eof = aio.EOF  # type: ignore[attr-defined]  # absent from grpc-stubs
+        self._channel = aio.insecure_channel(self.url, options=_CHANNEL_OPTIONS)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Closes the channel; running requests are cancelled."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def ready(self, model: str) -> bool:
+        """Whether Triton says that `model` can take requests."""
+        from grpc import aio
+        from tritonclient.grpc import service_pb2
+
+        request = service_pb2.ModelReadyRequest(name=model)
+        try:
+            answer = await self._stub.ModelReady(request, timeout=self._timeouts.ready_seconds)
+        except aio.AioRpcError:
+            return False
+        return bool(answer.ready)
+
+    def start(self, *, stream: bool) -> TokenStream:
+        """Opens a call; the caller sends, reads, and leaves through `finish` in any case."""
+        call = self._stub.ModelStreamInfer(timeout=self._timeouts.total_seconds, metadata=_METADATA)
+        tokens = TokenStream(call, self._eof)
+        self._streams[tokens] = self._timeouts.first_token_seconds if stream else self._timeouts.total_seconds
+        return tokens
+
+    async def finish(self, tokens: TokenStream) -> None:
+        """Ends a request in whatever state it is."""
+        self._streams.pop(tokens, None)
+        await tokens.close()
+
+    async def _watch(self) -> None:
+        """One clock for all streams: a timer for each message would cost more than the message."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            now = time.perf_counter()
+            for tokens, first in list(self._streams.items()):
+                limit = self._timeouts.inter_token_seconds if tokens.started else first
+                if tokens.waiting_since and now - tokens.waiting_since > limit:
+                    what = "next" if tokens.started else "first"
+                    tokens.abort(timed_out(f"The engine sent no {what} token within {limit:g} seconds."))
+
+
+def infer_request(model: str, request_id: str, prompt: Sequence[int], params: SamplingParams, *, stream: bool) -> Any:
+    """The `ModelInferRequest` of the text contract; values that the engine assumes anyway are left out."""
+    from tritonclient.grpc import service_pb2
+
+    request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
+    raw = request.raw_input_contents
+
+    def add(name: str, datatype: str, data: bytes, size: int = 1) -> None:
+        request.inputs.add(name=name, datatype=datatype, shape=(size,))
+        raw.append(data)
+
+    add("input_ids", "INT32", array("i", prompt).tobytes(), len(prompt))
+    add("max_tokens", "INT32", struct.pack("<i", params.max_tokens))
+    add("stream", "BOOL", b"\x01" if stream else b"\x00")
+    add("temperature", "FP32", struct.pack("<f", params.temperature))
+    if params.top_k:
+        add("top_k", "INT32", struct.pack("<i", params.top_k))
+    if params.top_p != 1.0:
+        add("top_p", "FP32", struct.pack("<f", params.top_p))
+    if params.seed is not None:
+        add("seed", "UINT64", struct.pack("<Q", params.seed))
+    if params.stop:
+        words = [word.encode() for word in params.stop]
+        add("stop_words", "BYTES", b"".join(struct.pack("<I", len(w)) + w for w in words), len(words))
+    if params.min_tokens:
+        add("min_tokens", "INT32", struct.pack("<i", params.min_tokens))
+    if params.ignore_eos:
+        add("ignore_eos", "BOOL", b"\x01")
+    for name, value, neutral in (
+        ("repetition_penalty", params.repetition_penalty, 1.0),
+        ("presence_penalty", params.presence_penalty, 0.0),
+        ("frequency_penalty", params.frequency_penalty, 0.0),
+    ):
+        if value != neutral:
+            add(name, "FP32", struct.pack("<f", value))
+    return request
+
+
+def _rpc_error(error: Exception) -> Exception:
+    from grpc import StatusCode, aio
+
+    if not isinstance(error, aio.AioRpcError):
+        return error
+    code, details = error.code(), error.details() or ""
+    if code is StatusCode.DEADLINE_EXCEEDED:
+        return timed_out("The request took longer than its total limit.")
+    if code in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED):
+        return unavailable("The engine is not available at the moment.")
+    if code is StatusCode.INVALID_ARGUMENT:
+        return bad_request(f"The engine refuses the request: {details}")
+    return _stream_error(details or code.name)
+
+
+def _stream_error(text: str) -> ApiError:
+    if any(mark in text for mark in _NOT_READY):
+        return unavailable("The engine is not ready at the moment.")
+    return server_error(f"The engine failed: {text}", code="upstream_error")

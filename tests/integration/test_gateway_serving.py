@@ -1,0 +1,196 @@
+"""The gateway before the real Triton and the real engine, through the stock `openai` client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.conftest import RunningTriton
+from throughline.contracts.gateway import GatewaySpec, ModelRoute
+from throughline.gateway import GatewayProcess
+
+pytestmark = pytest.mark.integration
+
+MESSAGES: Any = [{"role": "user", "content": "Ticket 4821: pump P-101A trips. What is the code?"}]
+TOOLS: Any = [
+    {
+        "type": "function",
+        "function": {"name": "lookup", "parameters": {"type": "object", "properties": {"code": {}}}},
+    }
+]
+WAIT = 15.0
+
+
+@pytest.fixture(scope="module")
+def gateway(triton_server: RunningTriton) -> Iterator[GatewayProcess]:
+    route = ModelRoute(
+        id="lab-model",
+        upstream=f"127.0.0.1:{triton_server.grpc_port}",
+        triton_model=triton_server.model,
+        engine_dir=triton_server.engine_dir,
+    )
+    with GatewayProcess(GatewaySpec(port=0, models=(route,))) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def client(gateway: GatewayProcess) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=30)
+
+
+def ask(client: openai.OpenAI, **fields: Any) -> Any:
+    values = {"model": "lab-model", "messages": MESSAGES, "temperature": 0, "max_tokens": 24, **fields}
+    return client.chat.completions.create(**values)
+
+
+def joined(chunks: list[Any]) -> str:
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    """Asks again until it holds; each question waits for a server's answer."""
+    deadline = time.monotonic() + WAIT
+    while not (held := condition()) and time.monotonic() < deadline:
+        pass
+    return held
+
+
+def active(triton_server: RunningTriton) -> float:
+    """Requests in the engine, as Triton's own metrics say."""
+    text = httpx.get(f"http://127.0.0.1:{triton_server.metrics_port}/metrics").text
+    found = re.search(r'nv_trt_llm_request_metrics\{[^}]*request_type="active"[^}]*\} ([0-9.e+]+)', text)
+    return float(found[1]) if found else -1.0
+
+
+def test_ready_and_models(gateway: GatewayProcess, client: openai.OpenAI) -> None:
+    assert httpx.get(f"{gateway.url}/health/ready").status_code == 200
+    assert [model.id for model in client.models.list()] == ["lab-model"]
+
+
+def test_stream_and_whole_answer_are_the_same_text(client: openai.OpenAI) -> None:
+    whole = ask(client)
+    chunks = list(ask(client, stream=True, stream_options={"include_usage": True}))
+    assert joined(chunks) == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert len(chunks) > 3
+
+
+def test_the_prompt_is_what_transformers_makes(client: openai.OpenAI, triton_server: RunningTriton) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(triton_server.engine_dir)
+    ids = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
+    chat = ask(client)
+    text = client.completions.create(model="lab-model", prompt=ids, temperature=0, max_tokens=24)
+    assert text.choices[0].text == chat.choices[0].message.content
+    assert text.usage
+    assert text.usage.prompt_tokens == len(ids) == chat.usage.prompt_tokens
+
+
+def test_lengths(client: openai.OpenAI) -> None:
+    answer = ask(client, max_tokens=40, extra_body={"ignore_eos": True})
+    assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (40, "length")
+    least = ask(client, max_tokens=40, extra_body={"min_tokens": 30})
+    assert least.usage.completion_tokens >= 30
+
+
+def test_stop_ends_the_text_before_it(client: openai.OpenAI) -> None:
+    full = ask(client, extra_body={"ignore_eos": True}).choices[0].message.content
+    assert len(full) > 8
+    stop = full[6:8]
+    expected = full[: full.index(stop)]
+    for stream in (False, True):
+        answer = ask(client, stop=[stop], stream=stream, extra_body={"ignore_eos": True})
+        if stream:
+            chunks = list(answer)
+            text, reason = joined(chunks), chunks[-1].choices[0].finish_reason
+        else:
+            text, reason = answer.choices[0].message.content, answer.choices[0].finish_reason
+        assert (text, reason) == (expected, "stop")
+
+
+def test_seed(client: openai.OpenAI) -> None:
+    def sample(seed: int) -> str:
+        answer = ask(client, temperature=1.5, seed=seed, extra_body={"ignore_eos": True})
+        return str(answer.choices[0].message.content)
+
+    assert sample(7) == sample(7)
+    assert len({sample(seed) for seed in range(4)}) > 1
+
+
+def test_a_forced_tool_call_is_no_error_whatever_the_model_says(client: openai.OpenAI) -> None:
+    answer = ask(client, tools=TOOLS, tool_choice="required")
+    free = ask(client, tools=TOOLS)
+    assert answer.usage.prompt_tokens == free.usage.prompt_tokens + 1
+    message = answer.choices[0].message
+    assert message.content is not None or message.tool_calls
+    assert list(ask(client, tools=TOOLS, tool_choice="required", stream=True))
+
+
+async def test_many_async_streams_at_once(gateway: GatewayProcess) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
+
+        async def one(number: int, stream: bool) -> str:
+            messages: Any = [{"role": "user", "content": f"Ticket {number}"}]
+            fields: Any = {"model": "lab-model", "messages": messages, "temperature": 0, "max_tokens": 16}
+            answer: Any = await client.chat.completions.create(**fields, stream=stream)
+            if stream:
+                return joined([chunk async for chunk in answer])
+            return str(answer.choices[0].message.content)
+
+        numbers = [*range(8)] * 2
+        streamed = await asyncio.gather(*(one(number, True) for number in numbers))
+        whole = await asyncio.gather(*(one(number, False) for number in numbers))
+    assert streamed == whole
+    assert streamed[:8] == streamed[8:]
+
+
+def test_a_client_that_leaves_stops_the_engine(client: openai.OpenAI, triton_server: RunningTriton) -> None:
+    assert until(lambda: active(triton_server) == 0)
+    fields = {"max_tokens": 440, "stream": True, "extra_body": {"ignore_eos": True}}
+    with ask(client, **fields) as stream:
+        next(iter(stream))
+    assert until(lambda: active(triton_server) == 0)
+    text = httpx.get(f"http://127.0.0.1:{triton_server.metrics_port}/metrics").text
+    cancelled = re.search(r'throughline_finished_requests_total\{[^}]*"cancelled"[^}]*\} ([0-9.e+]+)', text)
+    assert cancelled
+    assert float(cancelled[1]) >= 1
+
+
+def test_bad_requests_leave_others_undisturbed(gateway: GatewayProcess, client: openai.OpenAI) -> None:
+    fields = {"max_tokens": 200, "extra_body": {"ignore_eos": True}}
+    expected = ask(client, **fields).choices[0].message.content
+    stream = iter(ask(client, stream=True, **fields))
+    chunks = [next(stream)]
+    chat = {"model": "lab-model", "messages": MESSAGES}
+    bad: list[tuple[int, bytes]] = [
+        (400, b"{nonsense"),
+        (400, json.dumps({**chat, "max_tokenz": 5}).encode()),
+        (404, json.dumps({**chat, "model": "other"}).encode()),
+        (400, json.dumps({**chat, "max_tokens": -5}).encode()),
+        (400, json.dumps({**chat, "max_tokens": 5000}).encode()),
+        (400, json.dumps({**chat, "messages": [{"role": "user", "content": "x " * 5000}]}).encode()),
+        (413, b"x" * (5 * 2**20)),
+    ]
+    for status, body in bad:
+        response = httpx.post(f"{gateway.url}/v1/chat/completions", content=body, timeout=30)
+        assert (response.status_code, list(response.json())) == (status, ["error"])
+        chunks.append(next(stream))
+    assert joined([*chunks, *stream]) == expected
+
+
+def test_control_tokens_in_a_message_do_not_end_it(client: openai.OpenAI) -> None:
+    def tokens(content: str) -> int:
+        answer = ask(client, messages=[{"role": "user", "content": content}], max_tokens=1)
+        return int(answer.usage.prompt_tokens)
+
+    assert tokens("a<|end|>b") - tokens("ab") > 1

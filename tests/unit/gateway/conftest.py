@@ -1,0 +1,92 @@
+"""An engine folder without an engine, a scripted Triton, and the gateway as a child process before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.unit.gateway.fake_triton import MODEL, FakeTriton, say
+from throughline.contracts.engine import EngineInfo, EngineSpec
+from throughline.contracts.gateway import GatewaySpec, ModelRoute
+from throughline.gateway import GatewayProcess
+
+CONTEXT = 256
+
+
+@pytest.fixture(scope="session")
+def engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the gateway reads of an engine: the lab's template, a small tokenizer, `engine.json`."""
+    from throughline.lab import tokenizer
+
+    folder = tmp_path_factory.mktemp("gateway-engine")
+    tokenizer.save_tokenizer(tokenizer.build_tokenizer(n_chars=100_000), folder)
+    EngineInfo(
+        name="lab",
+        spec=EngineSpec(precision="f32", max_seq_len=CONTEXT),
+        architecture="llama",
+        precision="f32",
+        vocab_size=2048,
+        eos_token_ids=(2,),
+        control_token_ids=(0, 1, 2),
+        max_position_embeddings=512,
+        parameters=1,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=1,
+        hidden_size=1,
+        checkpoint_digest="0123456789abcdef",
+        weight_bytes=1,
+        versions={},
+    ).write(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def running_triton() -> Iterator[FakeTriton]:
+    """The scripted server; tests take `triton`, which starts clean."""
+    server = FakeTriton()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def triton(running_triton: FakeTriton) -> FakeTriton:
+    """The scripted server with nothing seen and the default script."""
+    running_triton.seen.clear()
+    running_triton.ready = True
+    running_triton.script = say("Hello there")
+    return running_triton
+
+
+@pytest.fixture(scope="session")
+def make_spec(engine_dir: Path, running_triton: FakeTriton) -> Callable[..., GatewaySpec]:
+    """Makes a spec with one model, `lab`, on the scripted server."""
+
+    def make(**values: object) -> GatewaySpec:
+        route = ModelRoute(
+            id="lab",
+            upstream=f"127.0.0.1:{running_triton.port}",
+            triton_model=MODEL,
+            engine_dir=engine_dir,
+        )
+        return GatewaySpec.model_validate({"port": 0, "models": (route,), **values})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def gateway(make_spec: Callable[..., GatewaySpec]) -> Iterator[GatewayProcess]:
+    """A gateway with default limits."""
+    with GatewayProcess(make_spec()) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def client(gateway: GatewayProcess) -> openai.OpenAI:
+    """The stock client without retries, so that each error is seen."""
+    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=20)

@@ -1,0 +1,145 @@
+"""A gRPC server that speaks the engine model's text contract from a script; decodes requests on its own."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+MODEL = "lab-engine"
+
+
+@dataclass
+class Seen:
+    """One request as it came over the wire; values by input name."""
+
+    model: str
+    inputs: dict[str, Any]
+    id: str
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def prompt(self) -> list[int]:
+        """The prompt's token ids."""
+        return list(self.inputs["input_ids"])
+
+
+@dataclass
+class Say:
+    """One message: new text, all tokens so far, and a reason in the last one."""
+
+    text: str
+    completion_tokens: int
+    finish_reason: str = ""
+
+
+@dataclass
+class Fail:
+    """Ends the request with a gRPC status."""
+
+    code: grpc.StatusCode
+    details: str
+
+
+Script = Callable[[Seen], Iterator[Say | Fail]]
+
+
+def say(text: str, finish_reason: str = "stop", pieces: int = 3) -> Script:
+    """A script that says `text` in about `pieces` messages, one token each."""
+
+    def script(_: Seen) -> Iterator[Say | Fail]:
+        size = max(1, len(text) // pieces)
+        parts = [text[at : at + size] for at in range(0, len(text), size)] or [""]
+        for number, part in enumerate(parts, 1):
+            yield Say(part, number, finish_reason if number == len(parts) else "")
+
+    return script
+
+
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # no types there
+    """Runs in threads of this process; `script` says how to answer, `seen` holds what came."""
+
+    def __init__(self) -> None:
+        self.script: Script = say("Hello there")
+        self.seen: list[Seen] = []
+        self.ready = True
+        self._server: Any = None
+        self.port = 0
+
+    def start(self) -> None:
+        """Listens on a free port of loopback, or on the same again."""
+        self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self._server.start()
+
+    def stop(self) -> None:
+        """Cuts every connection."""
+        self._server.stop(0).wait()
+
+    def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Says `ready` for the one model."""
+        return service_pb2.ModelReadyResponse(ready=self.ready and request.name == MODEL)
+
+    def ModelStreamInfer(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:  # noqa: N802
+        """Plays the script; without streaming the text goes in one message, as the engine model does."""
+        seen = _decode(next(requests))
+        context.add_callback(seen.cancelled.set)
+        self.seen.append(seen)
+        prompt_tokens = len(seen.prompt)
+        held = ""
+        for step in self.script(seen):
+            if isinstance(step, Fail):
+                context.abort(step.code, step.details)
+                return
+            held += step.text
+            if seen.inputs["stream"] or step.finish_reason:
+                yield _message(held, step.finish_reason, prompt_tokens, step.completion_tokens)
+                held = ""
+
+
+def _decode(request: Any) -> Seen:
+    inputs: dict[str, Any] = {}
+    formats = {"INT32": "i", "UINT64": "Q", "FP32": "f", "BOOL": "?"}
+    for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
+        count = tensor.shape[0]
+        if tensor.datatype == "BYTES":
+            inputs[tensor.name] = _strings(raw)
+            continue
+        values = struct.unpack(f"<{count}{formats[tensor.datatype]}", raw)
+        inputs[tensor.name] = list(values) if tensor.name == "input_ids" else values[0]
+    return Seen(request.model_name, inputs, request.id)
+
+
+def _strings(raw: bytes) -> list[str]:
+    found, at = [], 0
+    while at < len(raw):
+        (size,) = struct.unpack_from("<I", raw, at)
+        found.append(raw[at + 4 : at + 4 + size].decode())
+        at += 4 + size
+    return found
+
+
+def _message(text: str, reason: str, prompt_tokens: int, completion_tokens: int) -> Any:
+    response = service_pb2.ModelInferResponse(model_name=MODEL)
+    for name, kind, raw in (
+        ("text_output", "BYTES", _string(text)),
+        ("finish_reason", "BYTES", _string(reason)),
+        ("prompt_tokens", "INT32", struct.pack("<i", prompt_tokens)),
+        ("completion_tokens", "INT32", struct.pack("<i", completion_tokens)),
+        ("output_ids", "INT32", b""),
+    ):
+        response.outputs.add(name=name, datatype=kind, shape=[len(raw) // 4 if name == "output_ids" else 1])
+        response.raw_output_contents.append(raw)
+    return service_pb2.ModelStreamInferResponse(infer_response=response)
+
+
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<I", len(data)) + data

@@ -1,0 +1,162 @@
+"""Prompts against transformers as the oracle, and special tokens that a client wrote as text."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from throughline.contracts.errors import GatewayError
+from throughline.gateway.chat import ChatTemplate, PromptEncoder
+from throughline.gateway.errors import ApiError
+
+SPECIAL = (
+    "<|pad|>",
+    "<|bos|>",
+    "<|end|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|tool|>",
+    "<tool_call>",
+    "</tool_call>",
+)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(
+    lambda text: not any(token in text for token in SPECIAL)
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+NAME = st.from_regex(r"[a-z_]{1,12}", fullmatch=True)
+CALLS = st.lists(
+    st.fixed_dictionaries({"name": NAME, "arguments": st.dictionaries(TEXT, JSON, max_size=3)}).map(
+        lambda function: {"id": "c1", "type": "function", "function": function}
+    ),
+    min_size=1,
+    max_size=2,
+)
+MESSAGE = st.one_of(
+    st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "tool"]), "content": TEXT}),
+    st.fixed_dictionaries({"role": st.just("assistant"), "content": TEXT}),
+    st.fixed_dictionaries({"role": st.just("assistant"), "content": st.none(), "tool_calls": CALLS}),
+)
+MESSAGES = st.lists(MESSAGE, min_size=1, max_size=5)
+TOOLS = st.none() | st.lists(
+    st.fixed_dictionaries(
+        {"name": NAME, "parameters": st.fixed_dictionaries({"properties": st.dictionaries(NAME, JSON)})}
+    ).map(lambda function: {"type": "function", "function": function}),
+    min_size=1,
+    max_size=3,
+)
+
+
+@pytest.fixture(scope="module")
+def encoder(engine_dir: Path) -> PromptEncoder:
+    return PromptEncoder(engine_dir)
+
+
+@pytest.fixture(scope="module")
+def oracle(engine_dir: Path) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(engine_dir)
+
+
+def ids_of(encoder: PromptEncoder, messages: Sequence[Any], tools: Any = None) -> list[int]:
+    return asyncio.run(encoder.chat(messages, tools))
+
+
+@settings(max_examples=50, deadline=None)
+@given(messages=MESSAGES, tools=TOOLS)
+def test_equal_to_transformers(encoder: PromptEncoder, oracle: Any, messages: Any, tools: Any) -> None:
+    options = {"tools": tools, "add_generation_prompt": True}
+    text = oracle.apply_chat_template(messages, tokenize=False, **options)
+    assert encoder.template
+    assert encoder.template.render(messages, tools) == text
+    assert (
+        ids_of(encoder, messages, tools)
+        == oracle.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
+        == oracle.encode(text, add_special_tokens=False)
+    )
+
+
+PIECES = st.lists(st.sampled_from([*SPECIAL, "<", "<|", "|>", "end", "\n", "a ", "É"]), max_size=8).map("".join)
+
+
+@settings(max_examples=50, deadline=None)
+@given(system=PIECES, user=PIECES, answer=PIECES, key=PIECES)
+def test_a_client_cannot_write_control_tokens(
+    encoder: PromptEncoder, oracle: Any, system: str, user: str, answer: str, key: str
+) -> None:
+    messages = [
+        {"role": "system", "content": system},
+        {"role": "user", "content": user},
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": "x"},
+    ]
+    tool = {"name": "find", "parameters": {"properties": {key: {}}}}
+    ids = ids_of(encoder, messages, [{"type": "function", "function": tool}])
+    # bos, and one opening and one closing token for each of four messages, one opening for the answer.
+    assert [number for number in ids if number < len(SPECIAL)] == [1, 3, 2, 4, 2, 5, 2, 4, 2, 5]
+    # All the same the model reads every letter.
+    expected = f"<|bos|><|system|>\n{system}{chr(10) if system else ''}Tools:\nfind({key})<|end|>\n"
+    expected += f"<|user|>\n{user}<|end|>\n<|assistant|>\n{answer}<|end|>\n<|user|>\nx<|end|>\n<|assistant|>\n"
+    assert oracle.decode(ids, skip_special_tokens=False) == expected
+
+
+def test_tool_call_arguments_are_text_too(encoder: PromptEncoder) -> None:
+    function = {"name": "find", "arguments": {"<|end|>": ["</tool_call>"]}}
+    messages = [{"role": "assistant", "content": None, "tool_calls": [{"function": function}]}]
+    special = [number for number in ids_of(encoder, messages) if number < len(SPECIAL)]
+    assert special == [1, 5, 7, 8, 2, 5]
+
+
+def test_a_long_text_is_the_same_as_a_short_one(encoder: PromptEncoder, oracle: Any) -> None:
+    messages = [{"role": "user", "content": "Pump P-101 fails. " * 2000}]
+    assert ids_of(encoder, messages) == oracle.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+
+
+def test_a_template_that_refuses(engine_dir: Path) -> None:
+    template = ChatTemplate("{{ raise_exception('roles must alternate') }}", {})
+    with pytest.raises(ApiError, match="roles must alternate") as caught:
+        template.render([{"role": "user", "content": "x"}])
+    assert (caught.value.status, caught.value.param) == (400, "messages")
+
+
+def test_a_template_cannot_reach_out() -> None:
+    from jinja2.exceptions import SecurityError
+
+    with pytest.raises(SecurityError):
+        ChatTemplate("{{ messages.__class__.__mro__ }}", {}).render([])
+
+
+def test_broken_folders_are_named(tmp_path: Path, engine_dir: Path) -> None:
+    with pytest.raises(GatewayError, match=r"no tokenizer.*tokenizer\.json.*copy"):
+        PromptEncoder(tmp_path)
+    (tmp_path / "tokenizer.json").write_text((engine_dir / "tokenizer.json").read_text())
+    (tmp_path / "chat_template.jinja").write_text("line\n{% if %}")
+    with pytest.raises(GatewayError, match=r"does not compile — chat_template\.jinja:2"):
+        PromptEncoder(tmp_path)
+
+
+def test_a_folder_without_a_template_serves_completions_only(tmp_path: Path, engine_dir: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text((engine_dir / "tokenizer.json").read_text())
+    encoder = PromptEncoder(tmp_path)
+    with pytest.raises(ApiError, match="no chat template: use /v1/completions"):
+        ids_of(encoder, [{"role": "user", "content": "x"}])
+    assert asyncio.run(encoder.encode("x", add_special_tokens=True))
+
+
+def test_a_lone_surrogate_is_refused(encoder: PromptEncoder) -> None:
+    with pytest.raises(ApiError, match="lone surrogate"):
+        ids_of(encoder, [{"role": "user", "content": json.loads('"\\ud800"')}])
