@@ -1,0 +1,1 @@
+"""One visual language: terminal tables and progress, SVG plots, self-contained pages with JSON beside."""
