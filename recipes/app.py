@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field
+from pydantic import BaseModel, Field, TypeAdapter
 
 from throughline.artifacts import Artifact, ArtifactStore
 from throughline.contracts.config import StrictModel, parse
@@ -60,8 +61,10 @@ class RecipeConfig(StrictModel):
         return ArtifactStore(os.environ.get("THROUGHLINE_HOME") or self.paths.home)
 
 
-def recipe(schema: type[C]) -> Callable[[Callable[[C], None]], Callable[[], None]]:
+def recipe(schema: type[C], *, nemo: bool = False) -> Callable[[Callable[[C], None]], Callable[[], None]]:
     """Makes `function(config)` a command: Hydra composes `conf/<module>.yaml`, `schema` validates it.
+
+    With `nemo` the command runs under NeMo's `hydra_runner`, as NeMo's own training scripts do.
 
     The command exits with 0, or with the error's code: 1 a fault of ours, 2 the user's input, 3 a gate
     said no, 4 a gate could not tell, 130 after Ctrl-C.
@@ -72,19 +75,18 @@ def recipe(schema: type[C]) -> Callable[[Callable[[C], None]], Callable[[], None
         doc = sys.modules[function.__module__].__doc__ or ""
 
         def command() -> None:
-            sys.exit(run(name, doc, schema, function))
+            sys.exit(run(name, doc, schema, function, nemo=nemo))
 
         return command
 
     return decorate
 
 
-def run(name: str, doc: str, schema: type[C], function: Callable[[C], None]) -> int:
+def run(name: str, doc: str, schema: type[C], function: Callable[[C], None], *, nemo: bool = False) -> int:
     """Runs a recipe with `sys.argv` and returns its exit code."""
-    import hydra
-
     os.environ["HYDRA_FULL_ERROR"] = "1"
     _register_resolvers(name, doc)
+    _register_defaults(name, schema)
 
     def job(config: DictConfig) -> None:
         settings = to_schema(config, schema)
@@ -92,7 +94,7 @@ def run(name: str, doc: str, schema: type[C], function: Callable[[C], None]) -> 
         function(settings)
 
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
+        _runner(name, nemo=nemo)(job)()
     except ThroughlineError as error:
         return report(error)
     except (HydraException, OmegaConfBaseException) as error:
@@ -104,6 +106,20 @@ def run(name: str, doc: str, schema: type[C], function: Callable[[C], None]) -> 
         traceback.print_exc()
         return 1
     return 0
+
+
+def _runner(name: str, *, nemo: bool) -> Callable[[Callable[[DictConfig], None]], Callable[[], Any]]:
+    # NeMo takes ten seconds to import, which help and `--cfg` should not cost.
+    if nemo and not any(argument.startswith("-") and argument not in {"-m", "--multirun"} for argument in sys.argv[1:]):
+        logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
+        from nemo.core.config import hydra_runner
+
+        runner: Callable[[Callable[[DictConfig], None]], Callable[[], Any]]
+        runner = hydra_runner(config_path=str(CONF), config_name=name)
+        return runner
+    import hydra
+
+    return hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
 
 
 def to_schema(config: DictConfig, schema: type[C]) -> C:
@@ -129,6 +145,7 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     from hydra.core.global_hydra import GlobalHydra
 
     _register_resolvers(name, "")
+    _register_defaults(name, importlib.import_module(f"recipes.{name}").Config)
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         try:
@@ -145,7 +162,10 @@ def config_error(name: str, error: Exception) -> ConfigError:
     if key:
         wanted = key.group(1)
         return ConfigError(
-            "unknown config key", where=f"recipes/conf/{name}.yaml", seen=f"'{wanted}'", fix=_nearest_key(name, wanted)
+            "unknown config key",
+            where=f"recipes/conf/{name}.yaml",
+            seen=f"'{wanted}'",
+            fix=_nearest_key(name, wanted),
         )
     missing = re.search(r"Could not find '([^']+)'", text)
     if missing:
@@ -201,6 +221,27 @@ def made(artifact: Artifact, *, again: bool, next_command: str) -> None:
     say(f"{'found' if again else 'made'}  {artifact.short}" + ("" if again else f"  in {seconds:.1f} s"))
     say(f"where  {artifact.path}")
     say(f"next   {next_command}")
+
+
+def _register_defaults(name: str, schema: type[BaseModel]) -> None:
+    """Offers the schema's defaults as the preset `schema: <name>`, so that every field can be overridden."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(group="schema", name=name, node=defaults_of(schema), package="_global_")
+
+
+def defaults_of(schema: type[BaseModel]) -> dict[str, Any]:
+    """Returns a model's defaults in plain types, nested models included; required fields are Hydra's `???`."""
+    found: dict[str, Any] = {}
+    for name, field in schema.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found[name] = defaults_of(kind)
+        elif field.is_required():
+            found[name] = "???"
+        else:
+            found[name] = TypeAdapter(Any).dump_python(field.get_default(call_default_factory=True), mode="json")
+    return found
 
 
 def _register_resolvers(name: str, doc: str) -> None:

@@ -1,6 +1,6 @@
 """Composes and validates every recipe with every preset, and prints how many it checked.
 
-    python -m recipes.validate
+python -m recipes.validate
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def recipes() -> list[str]:
 def groups(recipe: str) -> dict[str, list[str]]:
     """Returns the preset groups that a recipe's defaults list names, with their choices."""
     entries = yaml.safe_load((app.CONF / f"{recipe}.yaml").read_text()).get("defaults", [])
-    named = [re.sub(r"^(override|optional) ", "", str(key)) for entry in entries if isinstance(entry, dict) for key in entry]
+    named = [
+        re.sub(r"^(override|optional) ", "", str(key)) for entry in entries if isinstance(entry, dict) for key in entry
+    ]
     return {
         name: sorted(path.stem for path in (app.CONF / name).glob("*.yaml"))
         for name in named

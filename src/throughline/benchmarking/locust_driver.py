@@ -20,10 +20,21 @@ from geventhttpclient import HTTPClient  # isort: skip
 from geventhttpclient.url import URL  # isort: skip
 
 
-class StreamingUser(User):  # type: ignore[misc]
+class CellEnvironment(Environment):
+    """Locust's environment with the requests of one cell and what came of them."""
+
+    def __init__(self, cell: dict[str, Any]) -> None:
+        super().__init__(user_classes=[StreamingUser], host=cell["url"])
+        self.cell = cell
+        self.waiting: list[dict[str, Any]] = list(reversed(cell["requests"]))
+        self.records: list[dict[str, Any]] = []
+
+
+class StreamingUser(User):
     """Sends chat completions with `stream=true`, one after another, and records when tokens came."""
 
-    wait_time = staticmethod(lambda: 0)  # type: ignore[assignment]
+    wait_time = staticmethod(lambda: 0)
+    environment: CellEnvironment
 
     def on_start(self) -> None:
         """Opens this user's keep-alive connection."""
@@ -47,7 +58,7 @@ class StreamingUser(User):  # type: ignore[misc]
             raise StopUser
         record = self._one(waiting.pop())
         self.environment.records.append(record)
-        self.environment.events.request.fire(
+        self.environment.events.request.fire(  # type: ignore[no-untyped-call]
             request_type="CHAT",
             name=record["scenario"],
             response_time=(record["end"] - record["start"]) * 1000,
@@ -82,8 +93,9 @@ class StreamingUser(User):  # type: ignore[misc]
             if response.status_code != 200:
                 error = f"HTTP {response.status_code}: {bytes(response.read())[:200]!r}"
             else:
-                while chunk := response.read(65536 if response.content_length else 4096):
-                    seen.feed(bytes(chunk))
+                # `read` would wait for a full buffer, and first tokens would look as late as last ones.
+                while event := response.readline(b"\n\n"):
+                    seen.feed(bytes(event))
                     if seen.done:
                         response.read()
                         break
@@ -139,10 +151,7 @@ class _Stream:
 
 def run_cell(cell: dict[str, Any]) -> list[dict[str, Any]]:
     """Runs one cell to its end and returns its request records."""
-    environment = Environment(user_classes=[StreamingUser], host=cell["url"])
-    environment.cell = cell
-    environment.waiting = list(reversed(cell["requests"]))
-    environment.records = []
+    environment = CellEnvironment(cell)
     runner = environment.create_local_runner()
     runner.start(cell["concurrency"], spawn_rate=10_000, wait=True)
     import gevent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from throughline.benchmarking.statistics import summarise
 from throughline.benchmarking.system import Usage, gpu_readings, usage
@@ -26,7 +26,7 @@ def run_matrix(
     pool: Sequence[BenchRequest],
     spec: BenchSpec,
     *,
-    pids: dict[str, Iterable[int]],
+    pids: Mapping[str, Iterable[int]],
     on_progress: Progress = lambda phase, fraction: None,
 ) -> tuple[list[CellResult], dict[str, list[RequestRecord]]]:
     """Runs every target at every concurrency, `spec.repeats` times.

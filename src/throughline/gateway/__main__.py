@@ -6,7 +6,10 @@ import argparse
 import gc
 import json
 import os
+import signal
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -15,16 +18,21 @@ from throughline.contracts.errors import GatewayError, ThroughlineError, UserErr
 from throughline.contracts.gateway import GatewaySpec
 from throughline.gateway.server import serve
 
+_PARENT_SECONDS = 1.0
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Serves a spec and prints `ready http://host:port`, alone on standard output; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m throughline.gateway", description=__doc__)
     parser.add_argument("--spec", type=Path, required=True, help="GatewaySpec as a JSON file")
-    path = parser.parse_args(arguments).spec
+    parser.add_argument("--parent", type=int, default=0, help="stop when this process, our parent, has gone")
+    options = parser.parse_args(arguments)
+    if options.parent:
+        threading.Thread(target=_stop_with_parent, args=(options.parent,), daemon=True).start()
     # Prompts come one by one: handing each to the tokenizer's thread pool and back only costs.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        serve(read_spec(path), on_ready=_ready)
+        serve(read_spec(options.spec), on_ready=_ready)
     except ThroughlineError as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
@@ -51,6 +59,13 @@ def read_spec(path: Path) -> GatewaySpec:
             "the spec is no JSON object", where=str(path), seen=type(values).__name__, fix="see GatewaySpec"
         )
     return parse(GatewaySpec, values, where=str(path))
+
+
+def _stop_with_parent(parent: int) -> None:
+    """Ends this process in order once its parent was killed, which leaves nobody else to do it."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _ready(url: str) -> None:

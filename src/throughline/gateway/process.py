@@ -113,7 +113,7 @@ class GatewayProcess:
         # A file and not a pipe: nobody reads a pipe while the child serves, and a full one would stop it.
         self._log = self._resources.enter_context(log_path.open("w+b"))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "throughline.gateway", "--spec", str(spec_path)],
+            [sys.executable, "-m", "throughline.gateway", "--spec", str(spec_path), "--parent", str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -32,7 +32,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(log_lookup, 9, True),
     Family(as_table_answers, 10, True),
     Family(nested_json, 5, True),
-    Family(repeat_list, 11, True),
+    Family(repeat_list, 28, True),
     Family(repeat_text, 9, True),
     Family(passages, 8, True),
     Family(dialogue, 6, True),

@@ -1,0 +1,121 @@
+"""Turns raw records into a tokenised dataset: validated, deduplicated, redacted, split by group, rendered.
+
+python -m recipes.data
+python -m recipes.data data=files data.source=/data/tickets.jsonl data.default_licence=proprietary
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from recipes import app, inputs
+from throughline.artifacts import Artifact, code_version
+from throughline.contracts.data import DataSpec
+
+
+class Config(app.RecipeConfig):
+    """Settings of `recipes.data`."""
+
+    model: app.ModelSpec
+    data: DataSpec
+
+
+def make(config: Config) -> Artifact:
+    """Makes the dataset artifact, or finds it."""
+    from throughline.data.ingest import source_files
+
+    base = inputs.base_folder(config.model)
+    is_lab = config.data.source == "lab"
+    files = [] if is_lab else source_files(config.data.source)
+    held_out = [] if config.data.acceptance is None else source_files(config.data.acceptance)
+    stage = config.store().stage(
+        "dataset",
+        "support-desk" if is_lab else files[0].stem,
+        config={
+            "data": config.data.model_dump(mode="json"),
+            "sources": {path.name: _sha256(path) for path in [*files, *held_out]},
+            "tokenizer": {name: _sha256(base / name) for name in ("tokenizer.json",)}
+            | {name: _sha256(base / name) for name in ("chat_template.jinja",) if (base / name).is_file()},
+        },
+        code_version=code_version("throughline.data", *(["throughline.lab"] if is_lab else [])),
+        seed=config.seed,
+    )
+    with stage as run:
+        if run.cached:
+            return run.cached
+        from throughline.data import prepare
+        from throughline.reporting.progress import Progress
+
+        questions = {"acceptance": held_out[0]} if held_out else {}
+        statistics: dict[str, Any] = {}
+        if is_lab:
+            files, questions, statistics = _generate(config, run.directory / "raw")
+        with Progress("data", total=100, unit="%") as progress:
+            report = prepare(
+                files,
+                base,
+                run.directory,
+                config.data,
+                questions=questions,
+                seed=config.seed,
+                statistics=statistics,
+                on_progress=lambda phase, fraction: progress.update(int(100 * fraction), phase=phase),
+            )
+        return run.commit(metrics=report.as_dict())
+
+
+def _generate(config: Config, folder: Path) -> tuple[list[Path], dict[str, Path], dict[str, Any]]:
+    import json
+
+    from throughline.lab import record_statistics, records
+
+    scale = config.data.acceptance_scale
+    made = records.generate(
+        folder,
+        seed=config.seed,
+        train_records=config.data.train_records,
+        acceptance={kind: max(1, round(scale * n)) for kind, n in records.ACCEPTANCE_COUNTS.items()},
+        probe={kind: max(1, round(scale * n)) for kind, n in records.PROBE_COUNTS.items()},
+    )
+    rows = []
+    for path in made.sources:
+        for line in path.read_bytes().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                # A line damaged on purpose; the data stage rejects it with its place.
+                continue
+    measured = asdict(record_statistics.statistics(row for row in rows if isinstance(row, dict)))
+    distinct = {f"distinct {n}-grams": share for n, share in measured.pop("distinct").items()}
+    statistics = {key.replace("_", " "): value for key, value in measured.items()} | distinct
+    return list(made.sources), {"acceptance": made.acceptance, "probe": made.probe}, statistics
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@app.recipe(Config)
+def main(config: Config) -> None:
+    """Runs the recipe."""
+    from recipes.results import mapping_table
+    from throughline.reporting.terminal import print_table
+
+    app.say(f"data from {config.data.source}")
+    known = {item.digest for item in config.store().all("dataset")}
+    artifact = make(config)
+    figures = artifact.manifest.metrics
+    print_table(mapping_table("Records", {key: figures[key] for key in ("lines", "train", "validation", "questions")}))
+    print_table(mapping_table("Left out (rejects.jsonl has each line with its reason)", figures["rejects"]))
+    print_table(mapping_table("Personal data replaced", figures["personal"]))
+    if figures["statistics"]:
+        print_table(mapping_table("Variety of the raw records", figures["statistics"]))
+    app.made(artifact, again=artifact.digest in known, next_command="python -m recipes.train")
+
+
+if __name__ == "__main__":
+    main()

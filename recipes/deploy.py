@@ -1,0 +1,164 @@
+"""Renders the Triton model repository and runs the real server from it until Ctrl-C.
+
+python -m recipes.deploy
+python -m recipes.deploy action=status
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from typing import Literal
+
+import psutil
+
+from recipes import app, inputs, service
+from throughline.artifacts import Artifact, code_version
+from throughline.contracts.errors import DeployError
+from throughline.contracts.serving import ServeSpec
+
+CHECK_PROMPT = "Hello"
+
+
+class Config(app.RecipeConfig):
+    """Settings of `recipes.deploy`; `target` is an engine's digest, folder, `latest` or `promoted`."""
+
+    serve: ServeSpec
+    action: Literal["start", "render", "status", "stop"] = "start"
+    target: str = "promoted"
+    name: str = "lab"
+    version: int = 0
+
+
+def make(config: Config) -> int:
+    """Renders the repository and returns the version that is served."""
+    store = config.store()
+    repository = config.paths.model_repository
+    if config.version:
+        from throughline.triton.repository import select_version
+
+        return select_version(repository, config.name, config.version).number
+    engine = inputs.artifact(store, "engine", config.target, key="target")
+    return service.render(engine, config.name, config.serve, repository)
+
+
+def make_checked(config: Config) -> Artifact:
+    """Renders the repository and proves that it serves: the deployment artifact holds the first answer.
+
+    Raises:
+        DeployError: If the server does not come up with the model.
+    """
+    from throughline.triton.client import TritonClient
+    from throughline.triton.server import TritonServer
+
+    store = config.store()
+    engine = inputs.artifact(store, "engine", config.target, key="target")
+    repository = config.paths.model_repository
+    version = service.render(engine, config.name, config.serve, repository)
+    stage = store.stage(
+        "deployment",
+        config.name,
+        inputs={"engine": engine},
+        config={"serve": config.serve.model_dump(mode="json"), "name": config.name, "version": version},
+        code_version=code_version("throughline.triton"),
+    )
+    with stage as run:
+        if run.cached:
+            return run.cached
+        shutil.copy2(repository / config.name / "config.pbtxt", run.directory / "config.pbtxt")
+        free = config.serve.model_copy(update={"http_port": 0, "grpc_port": 0, "metrics_port": 0})
+        folder = service.run_dir(store) / "check"
+        folder.mkdir(exist_ok=True)
+        started = time.monotonic()
+        with TritonServer(repository, [config.name], free, run_dir=folder) as server:
+            ready = time.monotonic() - started
+            with TritonClient(server.grpc_url) as client:
+                answer = client.generate(config.name, {"text_input": CHECK_PROMPT, "max_tokens": 8})
+        return run.commit(
+            metrics={
+                "version": version,
+                "seconds_to_first_token": ready,
+                "completion_tokens": answer.completion_tokens,
+            }
+        )
+
+
+def start(config: Config) -> None:
+    """Runs the server until a signal."""
+    from throughline.triton.server import TritonServer, run_until_signal
+
+    version = make(config)
+    app.say(f"serving {config.name} version {version} from {config.paths.model_repository}")
+    server = TritonServer(
+        config.paths.model_repository, [config.name], config.serve, run_dir=service.run_dir(config.store())
+    )
+    with server:
+        app.say(f"grpc     {server.grpc_url}")
+        app.say(f"http     http://{server.http_url}/v2/health/ready")
+        app.say(f"metrics  http://{server.metrics_url}/metrics")
+        app.say(f"log      {server.log_path}")
+        app.say("next     python -m recipes.serve   (in another terminal; Ctrl-C here stops the server)")
+        run_until_signal(server)
+
+
+def status(config: Config) -> None:
+    """Prints the running server and the versions in the repository."""
+    from throughline.contracts.report import Column, Table
+    from throughline.reporting.terminal import print_table
+    from throughline.triton import repository as repo
+    from throughline.triton.state import read_state
+
+    state = read_state(service.run_dir(config.store()))
+    if state is None or not state.running:
+        app.say("no server is running from this folder")
+    else:
+        app.say(
+            f"server pid {state.pid}, grpc 127.0.0.1:{state.grpc_port}, since {state.started}, log {state.log_path}"
+        )
+    repository = config.paths.model_repository
+    rows: list[list[object]] = []
+    for name in repo.models(repository):
+        served = repo.served_version(repository, name).number
+        for version in repo.versions(repository, name):
+            mark = "served" if version.number == served else ""
+            rows.append([name, version.number, mark, version.engine_digest[:12], str(version.engine_dir)])
+    columns = [Column("model", align="left"), Column("version"), Column("", align="left")]
+    columns += [Column("engine", align="left"), Column("folder", align="left")]
+    print_table(Table("Model repository", columns, rows))
+
+
+def stop(config: Config) -> None:
+    """Asks the supervisor of the running server to end it.
+
+    Raises:
+        DeployError: If none is running.
+    """
+    from throughline.triton.state import clear_orphans, read_state
+
+    folder = service.run_dir(config.store())
+    state = read_state(folder)
+    if state is None or not state.running:
+        raise DeployError("no server is running", where=str(folder), fix="start one with `python -m recipes.deploy`")
+    if state.supervised:
+        supervisor = psutil.Process(state.supervisor_pid)
+        os.kill(state.supervisor_pid, signal.SIGTERM)
+        psutil.wait_procs([supervisor], timeout=config.serve.exit_timeout_seconds + 10)
+    clear_orphans(folder)
+    app.say("stopped")
+
+
+@app.recipe(Config)
+def main(config: Config) -> None:
+    """Runs the recipe."""
+    if config.action == "render":
+        version = make(config)
+        app.say(f"rendered {config.paths.model_repository / config.name}, version {version}")
+        app.say("next   python -m recipes.deploy")
+    else:
+        {"start": start, "status": status, "stop": stop}[config.action](config)
+
+
+if __name__ == "__main__":
+    main()

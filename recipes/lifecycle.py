@@ -1,0 +1,241 @@
+"""The whole line: raw records to a benchmarked, promoted engine on Triton, with one report at the end.
+
+python -m recipes.lifecycle
+python -m recipes.lifecycle debug=fast
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import Field
+
+from recipes import app, bench, build, data, deploy, evaluate, lifecycle_report, train
+from throughline.artifacts import Artifact, code_version
+from throughline.contracts.config import StrictModel
+from throughline.contracts.errors import GateInconclusive, GateNoGo
+from throughline.contracts.evaluation import Evaluation, GatePolicy
+
+T = TypeVar("T")
+
+
+class StagesSpec(StrictModel):
+    """Overrides for each stage's own recipe."""
+
+    data: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+    build: tuple[str, ...] = ()
+    evaluate: tuple[str, ...] = ()
+    bench: tuple[str, ...] = ()
+
+
+class Config(app.RecipeConfig):
+    """Settings of `recipes.lifecycle`."""
+
+    model: app.ModelSpec
+    gate: GatePolicy
+    debug: str = "none"
+    stages: StagesSpec = StagesSpec()
+    precisions: tuple[str, ...] = Field(default=("bf16", "int8", "int4"), min_length=1)
+    compare_concurrency: int = Field(default=8, ge=1)
+
+
+@dataclass
+class Stage:
+    """A stage of this run: its artifacts, wall seconds now and when they were made, and whether all were found."""
+
+    name: str
+    artifacts: list[Artifact] = field(default_factory=list)
+    seconds_now: float = 0.0
+    found: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that making the artifacts took, in this run or an earlier one."""
+        return sum(item.manifest.seconds for item in self.artifacts)
+
+
+@dataclass
+class Run:
+    """Everything that a run made or found."""
+
+    config: Config
+    stages: list[Stage] = field(default_factory=list)
+    dataset: Artifact | None = None
+    adapter: Artifact | None = None
+    engines: dict[str, Artifact] = field(default_factory=dict)
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    raw_benchmarks: dict[str, Artifact] = field(default_factory=dict)
+    decision: dict[str, Any] = field(default_factory=dict)
+    serving: Artifact | None = None
+
+    def stage(self, name: str, work: Callable[[], T], artifacts: Callable[[T], Sequence[Artifact]]) -> T:
+        """Runs a stage, times it and says what came out."""
+        known = {item.digest for item in self.config.store().all()}
+        started = time.monotonic()
+        app.say(f"── {name}")
+        result = work()
+        made = list(artifacts(result))
+        stage = Stage(name, made, time.monotonic() - started, all(item.digest in known for item in made))
+        self.stages.append(stage)
+        for item in made:
+            app.say(f"   {'found' if item.digest in known else 'made '}  {item.short}")
+        app.say(f"   {stage.seconds_now:.1f} s")
+        return result
+
+    def compose(self, recipe: str, schema: type[app.C], *overrides: str, last: Sequence[str] = ()) -> app.C:
+        """Composes a stage's own recipe with this run's profile, model, seed and paths.
+
+        The user's `stages.<recipe>` win over `overrides`, and `last` over both.
+        """
+        config = self.config
+        shared = [f"profile={config.profile}", f"seed={config.seed}", f"paths.home={config.paths.home}"]
+        shared += [
+            f"paths.model_repository={config.paths.model_repository}",
+            f"log.format={config.log.format}",
+        ]
+        if "model" in schema.model_fields:
+            shared += [f"model={config.model.source}", f"model.name={config.model.name}"]
+            if config.model.path is not None:
+                shared.append(f"model.path={config.model.path}")
+        own = getattr(config.stages, recipe, ())
+        return app.to_schema(app.compose(recipe, [*shared, *overrides, *own, *last]), schema)
+
+
+def make(config: Config) -> Run:
+    """Runs all stages in order; what is made already is found."""
+    run = Run(config)
+    run.dataset = run.stage("data", lambda: data.make(run.compose("data", data.Config)), lambda item: [item])
+    digest = f"dataset={run.dataset.digest}"
+    run.adapter, checkpoint = run.stage(
+        "train", lambda: train.make(run.compose("train", train.Config, digest)), lambda pair: pair
+    )
+    run.engines = run.stage("build", lambda: _build(run, checkpoint), lambda found: list(found.values()))
+    evaluated = run.stage("evaluate", lambda: _evaluate(run, digest), lambda found: list(found.values()))
+    run.evaluations = lifecycle_report.read_evaluations(evaluated)
+    run.raw_benchmarks = run.stage("compare", lambda: _compare(run, digest), lambda found: list(found.values()))
+    decided = run.stage("decide", lambda: _decide(run, evaluated), lambda item: [item])
+    run.decision = json.loads((decided.path / "decision.json").read_text())
+    promoted = run.decision["serve"]
+    run.stage(
+        "deploy",
+        lambda: deploy.make_checked(run.compose("deploy", deploy.Config, f"target={run.engines[promoted].digest}")),
+        lambda item: [item],
+    )
+    run.serving = run.stage(
+        "bench",
+        lambda: bench.make(run.compose("bench", bench.Config, digest, f"target={run.engines[promoted].digest}")),
+        lambda item: [item],
+    )
+    return run
+
+
+def _build(run: Run, checkpoint: Artifact) -> dict[str, Artifact]:
+    """Builds float32 references of base and tuned, and every precision of tuned."""
+    wanted = {"base": ("f32", "base"), "tuned": ("f32", checkpoint.digest)}
+    wanted |= {precision: (precision, checkpoint.digest) for precision in run.config.precisions}
+    return {
+        name: build.make(run.compose("build", build.Config, f"quant={precision}", f"checkpoint={source}"))
+        for name, (precision, source) in wanted.items()
+    }
+
+
+def _evaluate(run: Run, dataset: str) -> dict[str, Artifact]:
+    return {
+        name: evaluate.make(run.compose("evaluate", evaluate.Config, dataset, f"target={engine.digest}"), label=name)
+        for name, engine in run.engines.items()
+    }
+
+
+def _compare(run: Run, dataset: str) -> dict[str, Artifact]:
+    """Measures every precision's raw speed at one concurrency."""
+    concurrency = f"bench.concurrency=[{run.config.compare_concurrency}]"
+    return {
+        name: bench.make(
+            run.compose(
+                "bench",
+                bench.Config,
+                dataset,
+                f"target={run.engines[name].digest}",
+                "targets=[raw]",
+                last=[concurrency],
+            )
+        )
+        for name in run.config.precisions
+    }
+
+
+def _decide(run: Run, evaluated: dict[str, Artifact]) -> Artifact:
+    """Lets the gate judge every precision against the first one and picks the fastest that passes."""
+    from throughline.evaluation.gate import choose, decide
+
+    names = run.config.precisions
+    speeds = {
+        name: artifact.manifest.metrics["cells"][0]["tokens_per_second"]["value"]
+        for name, artifact in run.raw_benchmarks.items()
+    }
+    inputs = {f"evaluation-{name}": evaluated[name] for name in names}
+    inputs |= {f"benchmark-{name}": run.raw_benchmarks[name] for name in names}
+    stage = run.config.store().stage(
+        "decision",
+        "promotion",
+        inputs=inputs,
+        config={"gate": run.config.gate.model_dump(mode="json"), "precisions": list(names)},
+        code_version=code_version("throughline.evaluation.gate", "recipes.lifecycle"),
+    )
+    with stage as attempt:
+        if attempt.cached:
+            return attempt.cached
+        candidates = {name: run.evaluations[name] for name in names}
+        others = {name: candidates[name] for name in names[1:]}
+        verdicts = decide(candidates[names[0]], others, run.config.gate)
+        weights = {name: int(run.engines[name].manifest.metrics["weight_bytes"]) for name in names}
+        chosen, reason = choose(verdicts, candidates, speeds, weights)
+        passed = chosen in verdicts and verdicts[chosen].decision == "GO"
+        decision = {
+            "promoted": chosen if passed else None,
+            "serve": chosen,
+            "engine_digest": run.engines[chosen].digest,
+            "reason": reason,
+            "verdicts": {name: verdict.as_dict() for name, verdict in verdicts.items()},
+            "tokens_per_second": speeds,
+            "concurrency": run.config.compare_concurrency,
+        }
+        (attempt.directory / "decision.json").write_text(json.dumps(decision, indent=1) + "\n")
+        return attempt.commit(metrics={"promoted": decision["promoted"], "reason": reason})
+
+
+@app.recipe(Config)
+def main(config: Config) -> None:
+    """Runs the recipe."""
+    app.say(f"lifecycle of {config.model.name}: profile {config.profile}, debug {config.debug}")
+    started = time.monotonic()
+    run = make(config)
+    page = lifecycle_report.write(run, config.store().home / "lifecycle")
+    lifecycle_report.show(run)
+    app.say(f"took   {time.monotonic() - started:.0f} s")
+    app.say(f"report {page}")
+    app.say("next   python -m recipes.serve")
+    _exit_by(run.decision)
+
+
+def _exit_by(decision: dict[str, Any]) -> None:
+    """Raises what the gate said of the engine that would be served, unless it passed."""
+    if decision["promoted"] is not None:
+        return
+    verdict = decision["verdicts"][decision["serve"]]
+    kind = GateInconclusive if verdict["decision"] == "INCONCLUSIVE" else GateNoGo
+    raise kind(
+        "no engine passes the gate",
+        where=f"gate, {decision['serve']}",
+        seen=verdict["reasons"][0],
+        fix="train longer or on more records, or change the policy with gate.…",
+    )
+
+
+if __name__ == "__main__":
+    main()

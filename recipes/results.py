@@ -1,0 +1,188 @@
+"""Tables and plots of results, the same in the terminal and in reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from throughline.contracts.benchmark import Estimate
+from throughline.contracts.evaluation import Evaluation
+from throughline.contracts.report import Column, Plot, Series, Table
+
+# Metric of an evaluation, its name in report.json, and what people read.
+QUALITY = (
+    ("triage_exact_match", "triage_exact_match", "triage exact match"),
+    ("triage_field_f1", "triage_field_f1", "triage field F1"),
+    ("json_validity", "json_validity", "JSON validity"),
+    ("schema_compliance", "schema_compliance", "schema compliance"),
+    ("refusal_accuracy", "refusal_accuracy", "refusal accuracy"),
+    ("false_refusals", "false_refusal_rate", "false refusals"),
+    ("grounded_exact_match", "grounded_exact_match", "grounded exact match"),
+    ("citation_validity", "citation_validity", "citation validity"),
+    ("not_found_accuracy", "not_found_accuracy", "not-found accuracy"),
+    ("summary_fact_recall", "summary_fact_recall", "summary fact recall"),
+)
+
+
+def mapping_table(title: str, values: Mapping[str, object]) -> Table:
+    """Returns a two-column table of names and values."""
+    return Table(title, [Column("", align="left"), Column("value")], [[key, value] for key, value in values.items()])
+
+
+def quality_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Returns metrics down and models across, each value with its interval."""
+    from throughline.reporting import format as fmt
+
+    rows: list[list[object]] = []
+    for metric, _, label in QUALITY:
+        found = [evaluation.metrics.get(metric) for evaluation in evaluations]
+        if any(found):
+            cells = [fmt.percent(m.value, m.low, m.high) if m else None for m in found]
+            rows.append([label, *cells])
+    columns = [Column("metric", align="left"), *(Column(evaluation.model) for evaluation in evaluations)]
+    size = evaluations[0].questions if evaluations else 0
+    return Table("Quality on held-out questions", columns, rows, note=f"{size} questions; 95 % intervals in brackets")
+
+
+def quality_json(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Returns `{metric: {value, low, high, n}}` in the report's names."""
+    return {
+        name: {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+        for metric, name, _ in QUALITY
+        if (found := evaluation.metrics.get(metric)) is not None
+    }
+
+
+def serving_table(cells: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns one row a target and concurrency: throughput and latency percentiles."""
+    columns = [
+        Column("target", align="left"),
+        Column("users"),
+        Column("throughput", "tokens/s"),
+        Column("TTFT p50", "ms"),
+        Column("TTFT p95", "ms"),
+        Column("TTFT p99", "ms"),
+        Column("ITL p50", "ms"),
+        Column("e2e p95", "ms"),
+        Column("memory", align="right"),
+        Column("failed"),
+    ]
+    from throughline.reporting import format as fmt
+
+    rows: list[list[object]] = []
+    for cell in cells:
+        rows.append(
+            [
+                cell["target"],
+                cell["concurrency"],
+                _estimate(cell["tokens_per_second"], 1.0),
+                *(_estimate(cell["time_to_first_token"].get(p), 1e3) for p in ("p50", "p95", "p99")),
+                _estimate(cell["inter_token_latency"].get("p50"), 1e3),
+                _estimate(cell["e2e_latency"].get("p95"), 1e3),
+                fmt.bytes_(cell["memory_bytes"]) if cell.get("memory_bytes") else None,
+                cell["failed"],
+            ]
+        )
+    return Table("Serving", columns, rows, note="95 % bootstrap intervals over requests; a closed loop of users")
+
+
+def ratio_table(cells: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns each target's throughput as a ratio to raw in the same round, with its spread over rounds."""
+    from throughline.reporting import format as fmt
+
+    raw = {cell["concurrency"]: cell["per_repeat_tokens_per_second"] for cell in cells if cell["target"] == "raw"}
+    others = [name for name in dict.fromkeys(cell["target"] for cell in cells) if name != "raw"]
+    rows: list[list[object]] = []
+    for name in others:
+        row: list[object] = [f"{name} / raw"]
+        for users, reference in raw.items():
+            found = ratios(cells, name, users, reference)
+            row.append(fmt.ratio(sorted(found)[len(found) // 2], min(found), max(found)) if found else None)
+        rows.append(row)
+    columns = [Column("throughput ratio", align="left"), *(Column(f"{users} users") for users in raw)]
+    return Table("What the layers cost", columns, rows, note="median over rounds, least and most in brackets")
+
+
+def ratios(cells: Sequence[Mapping[str, Any]], name: str, users: int, reference: Sequence[float]) -> list[float]:
+    """Returns a target's throughput over the reference's, round by round."""
+    for cell in cells:
+        if cell["target"] == name and cell["concurrency"] == users:
+            return [a / b for a, b in zip(cell["per_repeat_tokens_per_second"], reference, strict=True) if b]
+    return []
+
+
+def serving_json(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns `{target: {concurrency: {tokens_per_second, ttft_p50, …}}}`; seconds."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for cell in cells:
+        found.setdefault(cell["target"], {})[str(cell["concurrency"])] = {
+            "tokens_per_second": cell["tokens_per_second"]["value"],
+            "ttft_p50": cell["time_to_first_token"]["p50"]["value"],
+            "ttft_p95": cell["time_to_first_token"]["p95"]["value"],
+            "ttft_p99": cell["time_to_first_token"]["p99"]["value"],
+            "itl_p50": cell["inter_token_latency"].get("p50", {}).get("value", 0.0),
+            "itl_p99": cell["inter_token_latency"].get("p99", {}).get("value", 0.0),
+            "e2e_p50": cell["e2e_latency"]["p50"]["value"],
+            "e2e_p99": cell["e2e_latency"]["p99"]["value"],
+        }
+    return found
+
+
+def throughput_plot(cells: Sequence[Mapping[str, Any]]) -> Plot:
+    """Returns throughput against concurrency, a line a target."""
+    series = []
+    for name in dict.fromkeys(cell["target"] for cell in cells):
+        mine = [cell for cell in cells if cell["target"] == name]
+        values = [cell["tokens_per_second"] for cell in mine]
+        series.append(
+            Series(
+                name,
+                [float(cell["concurrency"]) for cell in mine],
+                [value["value"] for value in values],
+                [value["low"] for value in values],
+                [value["high"] for value in values],
+            )
+        )
+    return Plot("Throughput against concurrency", "concurrent users", "tokens per second", series)
+
+
+def first_token_plot(benchmark: Mapping[str, Any], users: int) -> Plot:
+    """Returns the distribution of time to first token at one concurrency."""
+    series = [
+        Series(key.split("/")[0], [1e3 * value for value in values], [])
+        for key, values in benchmark["time_to_first_token_seconds"].items()
+        if key.endswith(f"/{users}") and values
+    ]
+    return Plot(
+        f"Time to first token at {users} users",
+        "time to first token (ms)",
+        "share of requests",
+        series,
+        kind="cdf",
+    )
+
+
+def loss_plots(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Plot]:
+    """Returns the loss curves and, where there is one, the task metric of a training run."""
+    train, validation = curves["train"], curves["validation"]
+    series = [Series("train", [row["step"] for row in train], [row["loss"] for row in train])]
+    series += [Series("validation", [row["step"] for row in validation], [row["val_loss"] for row in validation])]
+    plots = [Plot("Loss on assistant tokens", "step", "negative log-likelihood (nats)", series)]
+    names = [key for key in (validation[-1] if validation else {}) if key.startswith("probe/")]
+    probes = [
+        Series(
+            name.removeprefix("probe/").replace("_", " "),
+            [row["step"] for row in validation if name in row],
+            [100 * row[name] for row in validation if name in row],
+        )
+        for name in names
+    ]
+    if probes:
+        plots.append(Plot("Task metrics on development questions", "step", "%", probes))
+    return plots
+
+
+def _estimate(values: Mapping[str, Any] | None, scale: float) -> object:
+    if not values:
+        return None
+    return Estimate(values["value"] * scale, values["low"] * scale, values["high"] * scale, values["n"])

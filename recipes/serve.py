@@ -1,0 +1,67 @@
+"""Runs the OpenAI-compatible gateway until Ctrl-C, before the Triton that runs or one that it starts.
+
+python -m recipes.serve
+python -m recipes.serve gateway.port=9000 name=support-desk
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from recipes import app, inputs, service
+from throughline.artifacts import Artifact
+from throughline.contracts.serving import ServeSpec
+
+
+class Config(app.RecipeConfig):
+    """Settings of `recipes.serve`."""
+
+    serve: ServeSpec
+    gateway: service.GatewaySettings = service.GatewaySettings()
+    target: str = "promoted"
+    name: str = "lab"
+
+
+def upstream(config: Config, stack: contextlib.ExitStack) -> tuple[str, Artifact]:
+    """Returns the gRPC address that serves `name` and its engine; starts Triton if none runs."""
+    from throughline.triton.repository import served_version
+    from throughline.triton.state import read_state
+
+    store = config.store()
+    state = read_state(service.run_dir(store))
+    if state is not None and state.running and config.name in state.models:
+        digest = served_version(config.paths.model_repository, config.name).engine_digest
+        app.say(f"Triton   127.0.0.1:{state.grpc_port} (running, pid {state.pid})")
+        return f"127.0.0.1:{state.grpc_port}", store.get(digest, "engine")
+    engine = inputs.artifact(store, "engine", config.target, key="target")
+    server = stack.enter_context(
+        service.triton(store, engine, config.name, config.serve, config.paths.model_repository)
+    )
+    app.say(f"Triton   {server.grpc_url} (started, log {server.log_path})")
+    return server.grpc_url, engine
+
+
+def show(url: str, name: str) -> None:
+    """Prints how to talk to the gateway."""
+    app.say(f"gateway  {url}")
+    app.say(f"metrics  {url}/metrics")
+    app.say(
+        f"next     curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d "
+        f'\'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello"}}]}}\''
+    )
+
+
+@app.recipe(Config)
+def main(config: Config) -> None:
+    """Runs the recipe."""
+    from throughline import gateway
+
+    with contextlib.ExitStack() as stack:
+        address, engine = upstream(config, stack)
+        app.say(f"engine   {engine.short}")
+        spec = config.gateway.spec(config.name, address, engine.path, config.log.format)
+        gateway.serve(spec, on_ready=lambda url: show(url, config.name))
+
+
+if __name__ == "__main__":
+    main()

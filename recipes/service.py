@@ -1,0 +1,74 @@
+"""What deploy, serve and bench share: an engine on Triton, with or without the gateway before it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from throughline.artifacts import Artifact, ArtifactStore
+from throughline.contracts.config import StrictModel
+from throughline.contracts.gateway import GatewayLimits, GatewaySpec, GatewayTimeouts, ModelRoute
+from throughline.contracts.serving import ServeSpec
+
+if TYPE_CHECKING:
+    from throughline.gateway.process import GatewayProcess
+    from throughline.triton.server import TritonServer
+
+
+class GatewaySettings(StrictModel):
+    """The gateway's settings but for its models; see `GatewaySpec`."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    unknown_fields: str = "refuse"
+    limits: GatewayLimits = GatewayLimits()
+    timeouts: GatewayTimeouts = GatewayTimeouts()
+
+    def spec(self, name: str, upstream: str, engine_dir: Path, log_format: str) -> GatewaySpec:
+        """Returns the full spec for one model."""
+        route = ModelRoute(id=name, upstream=upstream, triton_model=name, engine_dir=engine_dir)
+        return GatewaySpec.model_validate(
+            {**self.model_dump(), "models": (route.model_dump(),), "log_format": log_format}
+        )
+
+
+def run_dir(store: ArtifactStore) -> Path:
+    """Returns the folder of the running server's state and log."""
+    folder = store.home / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def render(engine: Artifact, name: str, serve: ServeSpec, repository: Path) -> int:
+    """Renders the model repository for an engine and returns the version that is served."""
+    from throughline.triton.repository import render as render_repository
+
+    return render_repository(repository, name, engine.path, serve, engine_digest=engine.digest)
+
+
+@contextlib.contextmanager
+def triton(
+    store: ArtifactStore,
+    engine: Artifact,
+    name: str,
+    serve: ServeSpec,
+    repository: Path,
+    folder: Path | None = None,
+) -> Iterator[TritonServer]:
+    """Serves an engine on Triton for the length of the block; `folder` holds its state and log."""
+    from throughline.triton.server import TritonServer
+
+    render(engine, name, serve, repository)
+    with TritonServer(repository, [name], serve, run_dir=folder or run_dir(store)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def gateway(server: TritonServer, name: str, engine: Artifact, settings: GatewaySettings) -> Iterator[GatewayProcess]:
+    """Runs the gateway in a process of its own before a server."""
+    from throughline.gateway.process import GatewayProcess
+
+    with GatewayProcess(settings.spec(name, server.grpc_url, engine.path, "human")) as process:
+        yield process

@@ -1,0 +1,164 @@
+"""Fine-tunes a LoRA adapter with NeMo AutoModel and merges it into a checkpoint.
+
+python -m recipes.train
+python -m recipes.train peft.dim=16 trainer.max_steps=300 tracking=none
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from recipes import app, inputs
+from throughline.artifacts import Artifact, ArtifactStore, code_version
+from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
+
+
+class Config(app.RecipeConfig):
+    """Settings of `recipes.train`."""
+
+    model: app.ModelSpec
+    peft: PeftSpec
+    trainer: TrainerSpec
+    tracking: TrackingSpec
+    dataset: str = "latest"
+    merge_dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+def make(config: Config) -> tuple[Artifact, Artifact]:
+    """Makes the adapter and the merged checkpoint, or finds them."""
+    store = config.store()
+    dataset = inputs.artifact(store, "dataset", config.dataset, key="dataset")
+    base = inputs.base_folder(config.model)
+    adapter = make_adapter(config, store, dataset, base)
+    return adapter, make_checkpoint(config, store, adapter, base)
+
+
+def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: Path) -> Artifact:
+    """Trains; a run that was killed goes on from its newest checkpoint."""
+    stage = store.stage(
+        "adapter",
+        f"{config.model.name}-lora",
+        inputs={"dataset": dataset},
+        config={
+            "base": inputs.folder_digest(base),
+            "peft": config.peft.model_dump(mode="json"),
+            "trainer": config.trainer.model_dump(mode="json"),
+        },
+        code_version=code_version("throughline.training"),
+        seed=config.seed,
+        resumable=True,
+    )
+    with stage as run:
+        if run.cached:
+            return run.cached
+        from throughline.reporting.progress import Progress
+        from throughline.training.sft import fit_lora
+
+        if run.resumed:
+            app.say("going on from the last checkpoint of the run that was stopped")
+        trainer = config.trainer.model_copy(update={"seed": config.trainer.seed + config.seed})
+        with Progress("train", total=trainer.max_steps, unit="steps") as progress:
+            report = fit_lora(
+                dataset.path,
+                base,
+                run.directory,
+                peft=config.peft,
+                trainer=trainer,
+                tracking=config.tracking,
+                on_step=lambda step, _of, metrics: progress.update(step, loss=metrics["loss"]),
+                probe=task_probe(dataset.path, base, trainer),
+            )
+        return run.commit(
+            metrics={
+                "train_loss": report.train_loss,
+                "validation_loss": report.validation_loss,
+                "best_validation_loss": report.best_validation_loss,
+                "steps": report.steps,
+                "validation": report.curves.validation,
+            }
+        )
+
+
+def make_checkpoint(config: Config, store: ArtifactStore, adapter: Artifact, base: Path) -> Artifact:
+    """Merges the adapter into the base."""
+    stage = store.stage(
+        "checkpoint",
+        f"{config.model.name}-tuned",
+        inputs={"adapter": adapter},
+        config={"base": inputs.folder_digest(base), "dtype": config.merge_dtype},
+        code_version=code_version("throughline.training.merge"),
+    )
+    with stage as run:
+        if run.cached:
+            return run.cached
+        from throughline.training.merge import merge
+
+        difference = merge(base, adapter.path, run.directory, dtype=config.merge_dtype)
+        return run.commit(metrics={"largest_logit_difference": difference})
+
+
+def task_probe(dataset: Path, base: Path, trainer: TrainerSpec) -> Any:
+    """Returns the task metric of validations: exact greedy answers on development questions; None without."""
+    path = dataset / "probe.jsonl"
+    if not trainer.probe_size or not path.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    from throughline.contracts.evaluation import Answer, SuiteSpec
+    from throughline.evaluation.probe import answers_by_greedy
+    from throughline.evaluation.questions import load_questions
+    from throughline.evaluation.suite import score
+
+    questions = load_questions(path)[: trainer.probe_size]
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    eos = json.loads((base / "config.json").read_text()).get("eos_token_id", 0)
+    ends = tuple(eos) if isinstance(eos, list) else (int(eos),)
+
+    @functools.wraps(answers_by_greedy)
+    def probe(model: Any) -> dict[str, float]:
+        prompts = [list(question.prompt_token_ids) for question in questions]
+        tokens = answers_by_greedy(
+            model, prompts, eos_ids=ends, pad_id=ends[0], max_new_tokens=trainer.probe_max_new_tokens
+        )
+        answers = []
+        for question, ids in zip(questions, tokens, strict=True):
+            kept = [token for token in ids if token not in ends]
+            text = tokenizer.decode(kept, skip_special_tokens=False)
+            answers.append(Answer(question.id, text, tuple(ids), "stop" if len(kept) < len(ids) else "length"))
+        scores = score("probe", questions, answers, SuiteSpec(bootstrap_samples=100))
+        wanted = ("triage_exact_match", "json_validity", "refusal_accuracy", "grounded_exact_match")
+        return {f"probe/{name}": scores.metrics[name].value for name in wanted if name in scores.metrics}
+
+    return probe
+
+
+@app.recipe(Config, nemo=True)
+def main(config: Config) -> None:
+    """Runs the recipe."""
+    from recipes.results import mapping_table
+    from throughline.reporting.terminal import print_table
+
+    trainer = config.trainer
+    app.say(
+        f"LoRA rank {config.peft.dim} on {config.model.name}: {trainer.max_steps} steps of "
+        f"{trainer.global_batch_size} sequences"
+    )
+    known = {item.digest for item in config.store().all()}
+    adapter, checkpoint = make(config)
+    figures = adapter.manifest.metrics
+    last = {key: value for key, value in figures["validation"][-1].items() if key.startswith("probe/")}
+    losses = {key: figures[key] for key in ("train_loss", "validation_loss", "best_validation_loss")}
+    print_table(mapping_table("Training", losses | last))
+    app.made(adapter, again=adapter.digest in known, next_command="python -m recipes.build -m quant=bf16,int8,int4")
+    app.made(
+        checkpoint,
+        again=checkpoint.digest in known,
+        next_command="python -m recipes.build -m quant=bf16,int8,int4",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Runs NeMo AutoModel's recipe class from a plain config, with our progress and task metric."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from throughline.contracts.errors import InternalError, MissingDependencyError
+from throughline.training.shim import cpu_shim
+
+# step, of steps, metrics of the step
+OnStep = Callable[[int, int, dict[str, float]], None]
+# the model in training, to be scored: metrics to add to the validation's
+Probe = Callable[[Any], dict[str, float]]
+
+NANOGPT_MAGIC = 278895051
+
+
+@dataclass
+class TrainLog:
+    """What a run measured, in order; losses are mean negative log-likelihoods in nats."""
+
+    train: list[dict[str, float]] = field(default_factory=list)
+    validation: list[dict[str, float]] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Writes both curves as JSON."""
+        path.write_text(json.dumps({"train": self.train, "validation": self.validation}) + "\n")
+
+
+def set_threads(threads: int) -> None:
+    """Sets torch's CPU threads; 0 takes every core this process may use."""
+    import torch
+
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+
+
+def run_recipe(
+    config: dict[str, Any], *, on_step: OnStep, probe: Probe | None = None, log_path: Path | None = None
+) -> TrainLog:
+    """Runs AutoModel's `TrainFinetuneRecipeForNextTokenPrediction` to its end, resuming by itself.
+
+    Args:
+        config: AutoModel's own config as plain values (`_target_` names what to build).
+        on_step: Called after every optimiser step.
+        probe: Called with the model at each validation.
+        log_path: Curves are written here after each validation, so that a resumed run keeps them.
+
+    Returns:
+        The curves, those from before an interruption included.
+
+    Raises:
+        MissingDependencyError: If NeMo AutoModel is not installed.
+    """
+    _quiet_environment()
+    try:
+        import nemo_automodel  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            "NeMo AutoModel cannot be imported", seen=str(error), fix="pip install 'throughline[train]'"
+        ) from error
+    with cpu_shim():
+        recipe = _recipe_class(on_step, probe, log_path)
+        from nemo_automodel.components.config.loader import ConfigNode
+
+        run = recipe(ConfigNode(config))
+        run.setup()
+        run.run_train_validation_loop()
+        log: TrainLog = run.curves
+        _finish_wandb()
+        return log
+
+
+def _quiet_environment() -> None:
+    os.environ.setdefault("WANDB_MODE", "offline")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # AutoModel prints its whole config at INFO; 30 is logging.WARNING.
+    os.environ.setdefault("LOGGING_LEVEL", "30")
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # AutoModel initialises torch.distributed even for one process.
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "0")
+
+
+def _recipe_class(on_step: OnStep, probe: Probe | None, log_path: Path | None) -> Any:
+    from nemo_automodel.recipes.llm.train_ft import TrainFinetuneRecipeForNextTokenPrediction
+
+    class Recipe(TrainFinetuneRecipeForNextTokenPrediction):  # type: ignore[misc]
+        """AutoModel's recipe with curves kept in memory and our progress in place of its bar."""
+
+        def setup(self) -> None:
+            super().setup()
+            self.curves = _read_log(log_path, self.step_scheduler.step)
+
+        def _make_progress_bar(self, total: int | None = None, initial: int = 0) -> None:
+            return None
+
+        def log_train_metrics(self, log_data: Any) -> None:
+            super().log_train_metrics(log_data)
+            metrics = {key: float(value) for key, value in log_data.metrics.items() if _is_number(value)}
+            self.curves.train.append({"step": float(log_data.step), **metrics})
+            on_step(log_data.step + 1, self.step_scheduler.max_steps, metrics)
+
+        def log_val_metrics(self, val_name: str, log_data: Any, metric_logger: Any = None) -> None:
+            if probe is not None:
+                if len(self.model_parts) != 1:
+                    raise InternalError("the task probe needs an unsplit model", seen=len(self.model_parts))
+                log_data.metrics.update(probe(self.model_parts[0]))
+            super().log_val_metrics(val_name, log_data, metric_logger)
+            metrics = {key: float(value) for key, value in log_data.metrics.items() if _is_number(value)}
+            self.curves.validation.append({"step": float(log_data.step), **metrics})
+            if log_path is not None:
+                self.curves.write(log_path)
+
+    return Recipe
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or (hasattr(value, "item") and getattr(value, "numel", lambda: 0)() == 1)
+
+
+def _read_log(path: Path | None, before_step: int) -> TrainLog:
+    if path is None or not path.is_file():
+        return TrainLog()
+    data = json.loads(path.read_text())
+    return TrainLog(
+        train=[row for row in data["train"] if row["step"] < before_step],
+        validation=[row for row in data["validation"] if row["step"] < before_step],
+    )
+
+
+def _finish_wandb() -> None:
+    import wandb
+
+    if wandb.run is not None:
+        wandb.finish()

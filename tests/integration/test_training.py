@@ -1,0 +1,152 @@
+"""NeMo AutoModel on this machine: LoRA lowers the loss, resumes after a kill, and merges without a change."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from throughline.contracts.data import DataSpec
+from throughline.contracts.errors import CheckpointError
+from throughline.contracts.training import PeftSpec, PretrainSpec, TrackingSpec, TrainerSpec
+from throughline.data import prepare
+from throughline.lab import plaintext, records
+
+pytestmark = pytest.mark.integration
+PEFT = PeftSpec(dim=8, alpha=16)
+TRAINER = TrainerSpec(
+    max_steps=30,
+    global_batch_size=4,
+    local_batch_size=4,
+    lr=5e-3,
+    lr_warmup_steps=2,
+    val_every_steps=15,
+    ckpt_every_steps=5,
+)
+TRACKING = TrackingSpec(enabled=False)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("dataset")
+    none = dict.fromkeys(records.ACCEPTANCE_COUNTS, 1)
+    made = records.generate(raw, train_records=400, acceptance=none, probe=none)
+    prepare(made.sources, tiny_checkpoint, out, DataSpec(), questions={}, seed=0)
+    return out
+
+
+def fit(dataset: Path, base: Path, out: Path, **more: Any) -> Any:
+    from throughline.training.sft import fit_lora
+
+    options = {"peft": PEFT, "trainer": TRAINER, "tracking": TRACKING, "on_step": lambda *_: None} | more
+    return fit_lora(dataset, base, out, **options)
+
+
+def test_lora_learns_and_merges_exactly(dataset: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from throughline.training.merge import merge
+
+    seen: list[int] = []
+    probed: list[float] = []
+
+    def probe(model: Any) -> dict[str, float]:
+        probed.append(float(sum(p.numel() for p in model.parameters() if p.requires_grad)))
+        return {"probe/x": 0.5}
+
+    out = tmp_path / "adapter"
+    report = fit(dataset, tiny_checkpoint, out, on_step=lambda step, of, metrics: seen.append(step), probe=probe)
+    assert seen == list(range(1, 31))
+    curves = json.loads((out / "training.json").read_text())
+    assert curves["train"][-1]["loss"] < curves["train"][0]["loss"]
+    assert report.validation_loss == curves["validation"][-1]["val_loss"]
+    assert curves["validation"][-1]["probe/x"] == 0.5
+    assert probed
+    assert min(probed) > 0
+    assert not (out / "work").exists()
+    adapter_config = json.loads((out / "adapter_config.json").read_text())
+    assert adapter_config["r"] == 8
+    # After training nothing of torch is left changed.
+    assert not torch.cuda.is_available()
+    with pytest.raises((AssertionError, RuntimeError)):
+        torch.cuda.current_device()
+
+    merged = tmp_path / "merged"
+    assert merge(tiny_checkpoint, out, merged, dtype="float32") < 1e-3
+    from peft import PeftModel
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32)
+    tuned = PeftModel.from_pretrained(base, out).eval()
+    tokens = torch.arange(20, 60)[None]
+    with torch.inference_mode():
+        wanted = tuned(tokens).logits
+        found = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)(tokens).logits
+    assert torch.allclose(wanted, found, atol=1e-3)
+    assert (merged / "tokenizer.json").is_file()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.integration.test_training import PEFT, TRACKING, TRAINER
+from throughline.training.sft import fit_lora
+
+def on_step(step, of, metrics):
+    if step == 12:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+data, base, out = map(Path, sys.argv[1:4])
+fit_lora(data, base, out, peft=PEFT, trainer=TRAINER, tracking=TRACKING, on_step=on_step)
+"""
+
+
+def test_a_killed_run_goes_on_from_its_newest_checkpoint(dataset: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "adapter"
+    command = [sys.executable, "-c", KILLED, str(dataset), str(tiny_checkpoint), str(out)]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert not (out / "adapter_model.safetensors").exists()
+    seen: list[int] = []
+    fit(dataset, tiny_checkpoint, out, on_step=lambda step, of, metrics: seen.append(step))
+    assert seen == list(range(11, 31))
+    assert (out / "adapter_model.safetensors").is_file()
+
+
+def test_an_adapter_of_another_base_is_refused(dataset: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from throughline.training.merge import merge
+
+    out = tmp_path / "adapter"
+    fit(dataset, tiny_checkpoint, out, trainer=TRAINER.model_copy(update={"max_steps": 2}))
+    config = AutoConfig.from_pretrained(tiny_checkpoint)
+    config.hidden_size, config.head_dim = 128, 32
+    other = tmp_path / "other"
+    AutoModelForCausalLM.from_config(config).save_pretrained(other)
+    with pytest.raises(CheckpointError, match="does not fit the base"):
+        merge(other, out, tmp_path / "merged")
+
+
+def test_pretraining_makes_a_loadable_checkpoint(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from throughline.training.pretrain import pretrain
+
+    spec = PretrainSpec(
+        hidden_size=128, intermediate_size=128, num_hidden_layers=2, seq_len=64, max_steps=12, global_batch_size=2
+    )
+    curves = pretrain(plaintext.documents(1), lab_tokenizer_dir, tmp_path, spec, on_step=lambda *_: None)
+    assert curves.train[-1]["loss"] < curves.train[0]["loss"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert model.config.hidden_size == 128
+    assert model.config.vocab_size == len(tokenizer)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == []

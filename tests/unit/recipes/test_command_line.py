@@ -1,0 +1,81 @@
+"""What a user sees on the command line: help, errors with their place, exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"THROUGHLINE_HOME": str(tmp_path / "artifacts"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "recipe", ["data", "pretrain", "train", "evaluate", "build", "deploy", "serve", "bench", "lifecycle"]
+)
+def test_every_recipe_has_help(tmp_path: Path, recipe: str) -> None:
+    done = run(tmp_path, f"recipes.{recipe}", "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"python -m recipes.{recipe}" in done.stdout
+    assert "Presets" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("recipes.data", "data.train_record=5"), "did you mean 'data.train_records'?"),
+        (("recipes.data", "data=labb"), "did you mean 'lab'?"),
+        (("recipes.data", "data.train_records=many"), "data.train_records"),
+        (("recipes.data", "data=files", "data.source=/nowhere.jsonl"), "/nowhere.jsonl does not exist"),
+        (("recipes.train", "model=hf", "model.path=/nowhere"), "no dataset yet"),
+        (("recipes.build", "checkpoint=base", "model=hf", "model.path=/nowhere"), "base checkpoint is missing"),
+        (("recipes.build", "checkpoint=latest"), "run `python -m recipes.train`"),
+        (("recipes.evaluate", "target=ffffffff"), "reference does not name one engine"),
+        (("recipes.deploy", "action=stop"), "no server is running"),
+        (("recipes.bench", "bench.repeats=0"), "bench.repeats"),
+    ],
+)
+def test_bad_input_gets_its_place_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "artifacts").glob("*/*"))
+
+
+def test_two_faults_come_together(tmp_path: Path) -> None:
+    done = run(tmp_path, "recipes.data", "data.train_records=1", "data.validation_share=2")
+    assert "data.train_records" in done.stderr
+    assert "data.validation_share" in done.stderr
+
+
+def test_validate_counts_every_preset() -> None:
+    from recipes import validate
+
+    checks = validate.check_all()
+    groups = {name: validate.groups(name) for name in validate.recipes()}
+    assert set(groups) == {"data", "pretrain", "train", "evaluate", "build", "deploy", "serve", "bench", "lifecycle"}
+    assert len(checks) == len(groups) + sum(len(choices) for found in groups.values() for choices in found.values())
+    assert len(checks) >= 75
+    assert [check for check in checks if check.fault] == []
+
+
+def test_every_preset_names_the_command_that_uses_it() -> None:
+    for path in sorted((ROOT / "recipes" / "conf").rglob("*.yaml")):
+        if path.name == "common.yaml":
+            continue
+        lines = [
+            line
+            for line in path.read_text().splitlines()
+            if line != "# @package _global_" and line != "# @package engine"
+        ]
+        assert "-m recipes." in lines[0], path

@@ -1,0 +1,52 @@
+"""Tables and JSON of results carry the measured numbers unchanged."""
+
+from __future__ import annotations
+
+from recipes import results
+from throughline.contracts.evaluation import Evaluation, Metric
+
+
+def cell(target: str, users: int, rates: list[float]) -> dict[str, object]:
+    def quantiles(value: float) -> dict[str, dict[str, float]]:
+        return {p: {"value": value, "low": value, "high": value, "n": 3} for p in ("p50", "p95", "p99")}
+
+    mean = sum(rates) / len(rates)
+    return {
+        "target": target,
+        "concurrency": users,
+        "tokens_per_second": {"value": mean, "low": min(rates), "high": max(rates), "n": len(rates)},
+        "time_to_first_token": quantiles(0.01),
+        "inter_token_latency": quantiles(0.002),
+        "e2e_latency": quantiles(0.1),
+        "per_repeat_tokens_per_second": rates,
+        "memory_bytes": 2**20,
+        "failed": 0,
+    }
+
+
+CELLS = [cell("raw", 8, [100.0, 200.0]), cell("gateway", 8, [90.0, 190.0]), cell("raw", 32, [400.0, 400.0])]
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    assert results.ratios(CELLS, "gateway", 8, [100.0, 200.0]) == [0.9, 0.95]
+    assert results.ratios(CELLS, "gateway", 32, [400.0, 400.0]) == []
+
+
+def test_serving_json_has_the_report_s_names() -> None:
+    found = results.serving_json(CELLS)
+    assert found["raw"]["8"]["tokens_per_second"] == 150.0
+    assert set(found["raw"]["32"]) >= {"tokens_per_second", "ttft_p50", "ttft_p99", "itl_p50"}
+
+
+def test_quality_json_renames_and_keeps_intervals() -> None:
+    metric = Metric("false_refusals", 0.02, 0.01, 0.06, 120, higher_is_better=False)
+    evaluation = Evaluation("int8", {"false_refusals": metric}, {}, 1.0, 120)
+    assert results.quality_json(evaluation) == {
+        "false_refusal_rate": {"value": 0.02, "low": 0.01, "high": 0.06, "n": 120}
+    }
+    table = results.quality_table([evaluation])
+    assert [row[0] for row in table.rows] == ["false refusals"]
+
+
+def test_plots_have_a_series_for_each_target() -> None:
+    assert [series.name for series in results.throughput_plot(CELLS).series] == ["raw", "gateway"]
