@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,8 @@ def figures(run: Run) -> dict[str, Any]:
             }
             for name, engine in run.engines.items()
         },
-        "stages": {
+        "stages": {"setup": {"seconds": setup_seconds(), "seconds_this_run": 0.0, "found": True}}
+        | {
             stage.name: {
                 "seconds": stage.seconds,
                 "seconds_this_run": stage.seconds_now,
@@ -226,16 +228,27 @@ def _data_section(run: Run) -> Section:
 
 
 def _stage_table(run: Run) -> Table:
-    rows: list[list[object]] = [
-        [stage.name, "found" if stage.found else "made", stage.seconds_now, stage.seconds] for stage in run.stages
-    ]
+    setup = setup_seconds()
+    total = setup + sum(stage.seconds for stage in run.stages)
+    rows: list[list[object]] = [["setup", "found", None, round(setup, 1), f"{100 * setup / total:.0f} %"]]
+    for stage in run.stages:
+        state = "found" if stage.found else "made"
+        share = f"{100 * stage.seconds / total:.0f} %"
+        rows.append([stage.name, state, round(stage.seconds_now, 1), round(stage.seconds, 1), share])
     columns = [
         Column("stage", align="left"),
         Column("", align="left"),
         Column("this run", "s"),
         Column("when made", "s"),
+        Column("share"),
     ]
     return Table("Stages", columns, rows)
+
+
+def setup_seconds() -> float:
+    """Returns how long `make setup` took, from its stamp; 0 where it did not make this environment."""
+    stamp = Path(sys.prefix) / "throughline-setup.json"
+    return float(json.loads(stamp.read_text()).get("seconds", 0.0)) if stamp.is_file() else 0.0
 
 
 def _stage_section(run: Run) -> Section:

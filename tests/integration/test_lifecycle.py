@@ -97,7 +97,8 @@ def test_killed_runs_complete_and_the_second_finds_everything(tmp_path: Path) ->
             cell = report["serving"][target][users]
             assert cell["tokens_per_second"] > 0
             assert 0 < cell["ttft_p50"] <= cell["ttft_p99"]
-            assert cell["itl_p50"] > 0
+            # Tokens of a busy engine can arrive together, so a gap between them may be 0.
+            assert 0 <= cell["itl_p50"] < cell["e2e_p50"]
     assert all(stage["seconds"] >= 0 for stage in report["stages"].values())
     assert report["promoted"] in {"bf16", "int8"}
     engine = store.get(report["decision"]["engine_digest"], "engine")

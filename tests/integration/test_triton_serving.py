@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import queue
 import re
@@ -31,8 +32,10 @@ DEADLINE_SECONDS = 30.0
 def expected(tiny_engine: Path) -> Callable[[str, int], tuple[list[int], str, int]]:
     """The raw engine's greedy answer in this process: ids, text by the tokenizer, prompt length."""
     from tokenizers import Tokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     tokenizer = Tokenizer.from_file(str(tiny_engine / "tokenizer.json"))
+    alphabet = {character: byte for byte, character in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
 
     def answer(text: str, tokens: int) -> tuple[list[int], str, int]:
         runtime = engines.load(tiny_engine)
@@ -42,9 +45,10 @@ def expected(tiny_engine: Path) -> Callable[[str, int], tuple[list[int], str, in
         while runtime.has_work():
             ids += [token for output in runtime.step() for token in output.token_ids]
         runtime.close()
-        # A character that the last token leaves unfinished is not shown.
-        whole = tokenizer.decode(ids, skip_special_tokens=True)
-        return ids, whole.rstrip("\ufffd"), len(prompt)
+        shown = [tokenizer.id_to_token(token) for token in ids if token not in runtime.info.control_token_ids]
+        raw = bytes(alphabet[character] for token in shown for character in token or "")
+        # A character that the last token leaves unfinished is not shown; bytes that are none are.
+        return ids, codecs.getincrementaldecoder("utf-8")("replace").decode(raw), len(prompt)
 
     return answer
 

@@ -37,7 +37,7 @@ class TrainerSpec(StrictModel):
         ckpt_every_steps: Steps between resumable checkpoints.
         probe_size: Validation prompts answered by greedy generation at each validation; 0 for none.
         probe_max_new_tokens: Length limit of those answers.
-        torch_dtype: `auto` is float32 on CPUs without bfloat16 instructions, else bfloat16.
+        torch_dtype: `auto` is float32 on a CPU and bfloat16 on a GPU.
         num_threads: CPU threads of torch; 0 takes every core.
         strategy: AutoModel's distributed strategy.
         seed: Seed of initialisation and data order.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +51,8 @@ def run_recipe(
         config: AutoModel's own config as plain values (`_target_` names what to build).
         on_step: Called after every optimiser step.
         probe: Called with the model at each validation.
-        log_path: Curves are written here after each validation, so that a resumed run keeps them.
+        log_path: Curves are written here after each validation, so that a resumed run keeps them; what AutoModel
+            prints goes to `automodel.log` beside it.
 
     Returns:
         The curves, those from before an interruption included.
@@ -64,7 +67,13 @@ def run_recipe(
         raise MissingDependencyError(
             "NeMo AutoModel cannot be imported", seen=str(error), fix="pip install 'throughline[train]'"
         ) from error
-    with cpu_shim():
+    with cpu_shim(), contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        if log_path is not None:
+            # AutoModel prints its config and model; progress goes to standard error and stays visible.
+            output = stack.enter_context(log_path.with_name("automodel.log").open("a", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(output))
         recipe = _recipe_class(on_step, probe, log_path)
         from nemo_automodel.components.config.loader import ConfigNode
 

@@ -72,7 +72,7 @@ def pretrain(
     if not shard.is_file():
         write_tokens(documents, tokenizer_dir, shard, tokens_needed(spec))
     write_initial(work / "initial", tokenizer_dir, spec)
-    curves = run_recipe(automodel_config(work, spec), on_step=on_step)
+    curves = run_recipe(automodel_config(work, spec), on_step=on_step, log_path=work / "curves.json")
     _keep_checkpoint(work, tokenizer_dir, out)
     curves.write(out / "training.json")
     shutil.rmtree(work)

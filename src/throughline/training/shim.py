@@ -61,25 +61,13 @@ def cpu_shim() -> Iterator[bool]:
 
 
 def default_dtype() -> str:
-    """Returns `bfloat16` where the hardware multiplies it natively, else `float32`.
+    """Returns the type of weights in training: `bfloat16` on CUDA, `float32` on a CPU.
 
-    On a CPU without AVX512-BF16 or AMX, torch's bfloat16 products were measured 90 times slower than
-    float32 (1.2 against 115 GFLOP/s on 2 AVX2 cores).
+    AutoModel keeps no float32 copy of bfloat16 weights outside FSDP2's mixed precision, so small updates are rounded
+    away: the lab's LoRA reached a validation loss of 0.176 after 300 steps in float32 and 0.174 after 400 in bfloat16,
+    each at the end or in the middle of its own schedule. bfloat16 gained no speed at this size (3,500 tokens/s both),
+    and without AVX512-BF16 or AMX its products were measured 90 times slower.
     """
     import torch
 
-    if torch.cuda.is_available():
-        return "bfloat16"
-    flags = _cpu_flags()
-    return "bfloat16" if {"avx512_bf16", "amx_bf16", "bf16"} & flags else "float32"
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        with open("/proc/cpuinfo") as handle:  # noqa: PTH123  procfs
-            for line in handle:
-                if line.startswith(("flags", "Features")):
-                    return set(line.split(":", 1)[1].split())
-    except OSError:
-        pass
-    return set()
+    return "bfloat16" if torch.cuda.is_available() else "float32"

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -226,3 +229,27 @@ def test_not_ready_in_time(make_spec: Callable[..., GatewaySpec]) -> None:
         process.start()
     with pytest.raises(GatewayError, match="not running"):
         _ = process.url
+
+
+ORPHAN = """
+import os, signal, sys
+from pathlib import Path
+from throughline.gateway import GatewayProcess
+from throughline.gateway.__main__ import read_spec
+
+process = GatewayProcess(read_spec(Path(sys.argv[1])))
+process.start()
+print(process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_gateway_whose_parent_was_killed_ends(make_spec: Callable[..., GatewaySpec], tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(make_spec().model_dump_json())
+    done = subprocess.run([sys.executable, "-c", ORPHAN, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    child = int(done.stdout)
+    if psutil.pid_exists(child):
+        _, alive = psutil.wait_procs([psutil.Process(child)], timeout=WAIT)
+        assert alive == []
