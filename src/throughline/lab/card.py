@@ -46,7 +46,8 @@ and none of the names, codes and documents of the held-out sets.
 ## Training
 
 `python -m recipes.pretrain` (NeMo AutoModel): {spec.max_steps} steps of {spec.global_batch_size} sequences of
-{spec.seq_len} tokens, AdamW, peak learning rate {spec.lr}, cosine decay, seed {spec.seed}. Loss of the last step:
+{spec.seq_len} tokens, AdamW, peak learning rate {spec.lr}, cosine decay, seed {spec.seed},
+torch_dtype {spec.torch_dtype}. Loss of the last step:
 {loss:.3f} nats a token.
 
 ## Tokenizer

@@ -28,6 +28,9 @@ from throughline.triton.requests import RequestDefaults, RequestError, parse_req
 from throughline.triton.streaming import FlushPolicy, Message  # noqa: E402
 
 _LENGTH_BUCKETS = [10, 50, 100, 500, 1000]
+# A step holds the interpreter lock for a millisecond or two; Python's default of 5 ms would let new requests wait
+# for several steps before the scheduler hands the lock over.
+_SWITCH_SECONDS = 0.0005
 
 
 class TritonPythonModel:
@@ -35,6 +38,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the engine in the scheduler thread and waits for it."""
+        sys.setswitchinterval(_SWITCH_SECONDS)
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         pointer = json.loads(Path(args["model_repository"], args["model_version"], "version.json").read_text("utf-8"))
