@@ -70,6 +70,7 @@ def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: 
                 tracking=config.tracking,
                 on_step=lambda step, _of, metrics: progress.update(step, loss=metrics["loss"]),
                 probe=task_probe(dataset.path, base, trainer),
+                tracking_dir=store.home / "tracking",
             )
         return run.commit(
             metrics={

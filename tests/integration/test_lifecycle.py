@@ -16,7 +16,7 @@ from throughline.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ('stages.train=["trainer.max_steps=6","trainer.probe_size=4","tracking=none"]', "precisions=[bf16,int8]")
+SMALL = ('stages.train=["trainer.max_steps=6","trainer.probe_size=4"]', "precisions=[bf16,int8]")
 
 
 def command(home: Path) -> list[str]:

@@ -69,6 +69,7 @@ def fit_lora(
     tracking: TrackingSpec,
     on_step: OnStep,
     probe: Probe | None = None,
+    tracking_dir: Path | None = None,
 ) -> FitReport:
     """Trains a LoRA adapter with NeMo AutoModel.
 
@@ -82,6 +83,8 @@ def fit_lora(
         tracking: Weights & Biases.
         on_step: Called after each step.
         probe: Task metric, called at each validation.
+        tracking_dir: Where Weights & Biases writes; beside `out` by default and never in it, because its
+            service goes on writing for a while after the run has ended.
 
     Raises:
         CheckpointError: If the base cannot be used.
@@ -91,6 +94,10 @@ def fit_lora(
     set_threads(trainer.num_threads)
     work = out / "work"
     config = automodel_config(dataset, base, work, peft=peft, trainer=trainer, tracking=tracking)
+    if "wandb" in config:
+        folder = tracking_dir or out.parent / "tracking"
+        folder.mkdir(parents=True, exist_ok=True)
+        config["wandb"]["dir"] = str(folder)
     out.mkdir(parents=True, exist_ok=True)
     (out / "automodel.json").write_text(json.dumps(config, indent=1) + "\n")
     log_path = work / "curves.json"
@@ -176,8 +183,7 @@ def automodel_config(
         },
     }
     if tracking.enabled and tracking.mode != "disabled":
-        config["wandb"] = {"project": tracking.project, "mode": tracking.mode, "dir": str(work.parent / "tracking")}
-        (work.parent / "tracking").mkdir(parents=True, exist_ok=True)
+        config["wandb"] = {"project": tracking.project, "mode": tracking.mode}
     return config
 
 
