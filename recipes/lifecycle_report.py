@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import orjson
 from recipes import app, results
 from throughline.artifacts import Artifact, describe_environment
 from throughline.contracts.evaluation import Evaluation
-from throughline.contracts.report import Column, Plot, Report, Section, Series, Table
+from throughline.contracts.report import Column, Plot, Report, Section, Series, Table, VerdictKind
 
 if TYPE_CHECKING:
     from recipes.lifecycle import Run
@@ -80,13 +81,13 @@ def build(run: Run) -> Report:
     promoted = decision["promoted"]
     verdict = f"Promote {promoted}" if promoted else f"No engine passes the gate; {decision['serve']} was served"
     served = decision["verdicts"][decision["serve"]]["decision"]
-    kind = "good" if promoted else "unclear" if served == "INCONCLUSIVE" else "bad"
+    kind: VerdictKind = "good" if promoted else "unclear" if served == "INCONCLUSIVE" else "bad"
     environment = describe_environment()
     machine = environment["machine"]
     return Report(
         title=f"Lifecycle of {run.config.model.name}",
         verdict=verdict,
-        verdict_kind=kind,  # type: ignore[arg-type]
+        verdict_kind=kind,
         summary=_summary(run),
         sections=[
             _quality_section(run),
@@ -284,9 +285,9 @@ def _ratio_values(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(cell["target"] for cell in cells if cell["target"] != "raw"):
         for users, reference in raw.items():
-            values = sorted(results.ratios(cells, name, users, reference))
+            values = results.ratios(cells, name, users, reference)
             if values:
-                found.setdefault(name, {})[str(users)] = values[len(values) // 2]
+                found.setdefault(name, {})[str(users)] = statistics.median(values)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,7 +98,7 @@ def ratio_table(cells: Sequence[Mapping[str, Any]]) -> Table:
         row: list[object] = [f"{name} / raw"]
         for users, reference in raw.items():
             found = ratios(cells, name, users, reference)
-            row.append(fmt.ratio(sorted(found)[len(found) // 2], min(found), max(found)) if found else None)
+            row.append(fmt.ratio(statistics.median(found), min(found), max(found)) if found else None)
         rows.append(row)
     columns = [Column("throughput ratio", align="left"), *(Column(f"{users} users") for users in raw)]
     return Table("What the layers cost", columns, rows, note="median over rounds, least and most in brackets")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from throughline import engines
+from throughline import engines, lab
 from throughline.contracts.engine import EngineSpec, SamplingParams
 
 pytestmark = pytest.mark.integration
@@ -87,20 +88,42 @@ def test_float32_engine_gives_the_same_greedy_tokens_as_transformers(
 ) -> None:
     family, values = FAMILIES[case]
     model = make_checkpoint(tmp_path / "checkpoint", family, lab_tokenizer_dir, values)
+    check_parity(tmp_path / "checkpoint", model, PROMPTS, tmp_path / "engine")
+
+
+def test_the_lab_checkpoint_gives_the_same_greedy_tokens_as_transformers(tmp_path: Path) -> None:
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import AutoModelForCausalLM
+
+    folder = lab.checkpoint_dir()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    texts = (
+        "The node lost its GPU",
+        "Codes: ZFZ-31, H8440U\nAgain:",
+        "2025-03-04 10:11 gpu-7 WARN temperature",
+        "Hello",
+    )
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.eval()
+    check_parity(folder, model, [[1, *tokenizer.encode(text).ids] for text in texts], tmp_path / "engine")
+
+
+def check_parity(checkpoint: Path, model: Any, prompts: Sequence[list[int]], engine: Path) -> None:
     # 64 tokens an iteration: the longest prompt is prefilled in chunks.
     spec = EngineSpec(precision="f32", max_seq_len=256, max_num_tokens=64, kv_cache_bytes=16 * 2**20, num_threads=1)
-    engines.build(tmp_path / "checkpoint", spec, tmp_path / "engine")
-    runtime = engines.load(tmp_path / "engine")
+    engines.build(checkpoint, spec, engine)
+    runtime = engines.load(engine)
     try:
         # All at once, so the prompts also share their iterations.
-        for index, prompt in enumerate(PROMPTS):
+        for index, prompt in enumerate(prompts):
             runtime.submit(str(index), prompt, SamplingParams(max_tokens=TOKENS, ignore_eos=True))
-        found: dict[str, list[int]] = {str(index): [] for index in range(len(PROMPTS))}
+        found: dict[str, list[int]] = {str(index): [] for index in range(len(prompts))}
         while runtime.has_work():
             for output in runtime.step():
                 assert output.finish_reason != "error", output.error
                 found[output.request_id] += output.token_ids
     finally:
         runtime.close()
-    assert found == {str(index): greedy(model, prompt) for index, prompt in enumerate(PROMPTS)}
+    assert found == {str(index): greedy(model, prompt) for index, prompt in enumerate(prompts)}
     assert all(len(tokens) == TOKENS for tokens in found.values())
