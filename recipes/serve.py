@@ -55,12 +55,13 @@ def show(url: str, name: str) -> None:
 def main(config: Config) -> None:
     """Runs the recipe."""
     from throughline import gateway
+    from throughline.reporting import console
 
     with contextlib.ExitStack() as stack:
         address, engine = upstream(config, stack)
         app.say(f"engine   {engine.short}")
         spec = config.gateway.spec(config.name, address, engine.path, config.log.format)
-        gateway.serve(spec, on_ready=lambda url: show(url, config.name))
+        gateway.serve(spec, on_ready=lambda url: show(url, config.name), log_stream=console.err())
 
 
 if __name__ == "__main__":
