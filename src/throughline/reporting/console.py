@@ -22,8 +22,8 @@ class Display(Protocol):
     def note(self, line: str) -> None:
         """Shows a line above what stands."""
 
-    def advance(self, share: float | None, text: str) -> None:
-        """Notes how far the running step is, 0 to 1, and what is to be shown beside it."""
+    def advance(self, label: str, share: float | None, text: str) -> None:
+        """Notes how far the step `label` is, 0 to 1, and what is to be shown beside it."""
 
 
 class Capture:

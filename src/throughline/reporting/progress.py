@@ -87,7 +87,8 @@ class Progress:
         """Notes that `done` units are done in all; `values` are shown beside, e.g. `loss=0.41`."""
         self._rich.update(self._id, completed=done, values=_show(values) or self._values)
         if self._display is not None:
-            self._display.advance(share(self._task), self.text(eta=False))
+            parts = [count(self._task), rate(self._task), self._values]
+            self._display.advance(self.label, share(self._task), "  ".join(filter(None, parts)))
         elif not self._live and not person.silent():
             now = self._clock()
             if not self._task.finished and now - self._line_at >= max(
@@ -96,11 +97,11 @@ class Progress:
                 self._line_at = now
                 self._print([self.text()])
 
-    def text(self, *, eta: bool = True) -> str:
+    def text(self) -> str:
         """What a line says: `40 %  160/400 steps  12.3 steps/s  ETA 20 s  loss 0.410`."""
         task = self._task
         found = share(task)
-        left = task.time_remaining if eta else None
+        left = task.time_remaining
         parts = [
             f"{int(found * 100)} %" if found is not None else "",
             count(task),

@@ -102,7 +102,7 @@ def test_lines_go_through_what_stands_on_the_screen(capsys: pytest.CaptureFixtur
         def note(self, line: str) -> None:
             seen.append(line)
 
-        def advance(self, share: float | None, text: str) -> None:
+        def advance(self, label: str, share: float | None, text: str) -> None:
             pass
 
     with console.showing(Board()):
