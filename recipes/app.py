@@ -280,15 +280,15 @@ def show_log() -> None:
     if caught is None or caught.shown or caught.path is None or caught.empty:
         return
     caught.shown = True
-    say(f"log    {caught.path}")
+    say(f"log      {caught.path}")
 
 
 def made(artifact: Artifact, *, again: bool, next_command: str) -> None:
     """Prints where an artifact is, its digest, and what to run next."""
     seconds = artifact.manifest.seconds
-    say(f"{'found' if again else 'made'}  {artifact.short}" + ("" if again else f"  in {seconds:.1f} s"))
-    say(f"where  {artifact.path}")
-    say(f"next   {next_command}")
+    say(f"{'found   ' if again else 'made    '} {artifact.short}" + ("" if again else f"  in {seconds:.1f} s"))
+    say(f"where    {artifact.path}")
+    say(f"next     {next_command}")
 
 
 def _register_defaults(name: str, schema: type[BaseModel]) -> None:

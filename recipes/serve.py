@@ -45,10 +45,7 @@ def show(url: str, name: str) -> None:
     """Prints how to talk to the gateway."""
     app.say(f"gateway  {url}")
     app.say(f"metrics  {url}/metrics")
-    app.say(
-        f"next     curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d "
-        f'\'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello"}}]}}\''
-    )
+    app.say(service.curl(url, name, "Hello", lead="next     "))
 
 
 @app.recipe(Config)

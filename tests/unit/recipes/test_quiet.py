@@ -38,7 +38,7 @@ def test_noise_goes_to_a_log_that_is_named(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     (log,) = logs(tmp_path)
-    assert done.stdout == f"ours\nlog    {log}\n"
+    assert done.stdout == f"ours\nlog      {log}\n"
     assert log.read_text() == "foreign noise\n"
 
 
@@ -76,5 +76,5 @@ def test_a_sweep_has_one_log(tmp_path: Path) -> None:
     done = run(tmp_path, "-m", "seed=1,2")
     assert (done.returncode, done.stderr) == (0, "")
     (log,) = logs(tmp_path)
-    assert done.stdout == f"ours\nours\nlog    {log}\n"
+    assert done.stdout == f"ours\nours\nlog      {log}\n"
     assert log.read_text().count("foreign noise\n") == 2
