@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"THROUGHLINE_HOME": str(tmp_path / "artifacts"), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"THROUGHLINE_HOME": str(tmp_path / "artifacts"), "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     command = [sys.executable, "-m", *arguments]
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
