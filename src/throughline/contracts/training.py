@@ -67,37 +67,3 @@ class TrackingSpec(StrictModel):
     enabled: bool = True
     mode: Literal["offline", "online", "disabled"] = "offline"
     project: str = "throughline"
-
-
-class PretrainSpec(StrictModel):
-    """Next-token pre-training of a small Llama from scratch.
-
-    Attributes:
-        hidden_size, intermediate_size: Divisible by 128, or INT4 AWQ cannot be exported.
-        rope_theta: Base of the rotary embedding's wavelengths.
-        initialisation: `induction` starts with a working copy circuit (see `training.induction`), `random` without.
-        seq_len: Tokens in one training sequence; documents are packed with `<|bos|>` between them.
-        max_steps, global_batch_size, lr, …: As in `TrainerSpec`.
-        documents_seed: Seed of the text generator.
-    """
-
-    hidden_size: int = Field(default=256, multiple_of=128)
-    intermediate_size: int = Field(default=768, multiple_of=128)
-    num_hidden_layers: int = Field(default=6, ge=1)
-    num_attention_heads: int = Field(default=4, ge=1)
-    num_key_value_heads: int = Field(default=2, ge=1)
-    max_position_embeddings: int = Field(default=1024, ge=8)
-    rope_theta: float = Field(default=500_000.0, gt=1)
-    initialisation: Literal["random", "induction"] = "induction"
-    seq_len: int = Field(default=256, ge=8)
-    max_steps: int = Field(default=1800, ge=1)
-    global_batch_size: int = Field(default=8, ge=1)
-    lr: float = Field(default=1.5e-3, gt=0)
-    min_lr_ratio: float = Field(default=0.01, ge=0, le=1)
-    lr_warmup_steps: int = Field(default=100, ge=0)
-    weight_decay: float = Field(default=0.1, ge=0)
-    ckpt_every_steps: int = Field(default=400, ge=1)
-    torch_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    num_threads: int = Field(default=0, ge=0)
-    seed: int = 1
-    documents_seed: int = 7

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from throughline.contracts.errors import CheckpointError, DataError
-from throughline.contracts.training import PeftSpec, PretrainSpec, TrackingSpec, TrainerSpec
-from throughline.training import pretrain, sft
+from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
+from throughline.training import sft
 from throughline.training.dataset import IGNORE_INDEX, TokenisedDataset
 
 
@@ -73,23 +73,3 @@ def test_a_base_that_cannot_be_used_is_named(tmp_path: Path, change: str, messag
         (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match=message):
         sft.check_base(folder)
-
-
-def test_tokens_are_written_with_their_header(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
-    import numpy as np
-
-    texts = ["The card is hot.", "Node a1 is down."]
-    path = tmp_path / "tokens.bin"
-    count = pretrain.write_tokens(texts, lab_tokenizer_dir, path, 10_000)
-    header = np.fromfile(path, dtype=np.int32, count=256)
-    tokens = np.fromfile(path, dtype=np.uint16, offset=1024)
-    assert list(header[:4]) == [278895051, 1, count, 2]
-    assert len(tokens) == count
-    assert [int(token) for token in tokens].count(1) == len(texts)
-    assert tokens[0] == 1
-    assert tokens[-1] == 2
-
-
-def test_pretraining_asks_for_enough_tokens() -> None:
-    spec = PretrainSpec(max_steps=10, global_batch_size=2, seq_len=64)
-    assert pretrain.tokens_needed(spec) > 10 * 2 * 64
