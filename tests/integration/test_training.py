@@ -132,6 +132,22 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(dataset: Path, tiny_che
         torch.testing.assert_close(resumed[name], value, msg=name)
 
 
+def test_a_run_that_is_told_to_end_is_not_taken_for_a_finished_one(
+    dataset: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    def stop(step: int, of: int, metrics: dict[str, float]) -> None:
+        if step == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(dataset, tiny_checkpoint, tmp_path, on_step=stop)
+    assert not (tmp_path / "adapter_model.safetensors").exists()
+    seen: list[int] = []
+    fit(dataset, tiny_checkpoint, tmp_path, on_step=lambda step, of, metrics: seen.append(step))
+    assert seen[-1] == 30
+    assert seen[0] > 10
+
+
 def test_the_estimate_comes_first_and_leaves_the_run_as_it_was(
     dataset: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

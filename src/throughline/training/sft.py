@@ -97,6 +97,7 @@ def fit_lora(
     Raises:
         CheckpointError: If the base cannot be used.
         DataError: If the dataset cannot be read.
+        KeyboardInterrupt: If the process was told to end with SIGTERM; a checkpoint is kept.
     """
     check_base(base)
     set_threads(trainer.num_threads)
@@ -119,6 +120,9 @@ def fit_lora(
         autocast=dtype_of(trainer),
         on_estimate=on_estimate,
     )
+    if not curves.train or curves.train[-1]["step"] + 1 < config["step_scheduler"]["max_steps"]:
+        # AutoModel answers SIGTERM with a checkpoint and an ordinary return.
+        raise KeyboardInterrupt("training was told to stop")
     _keep_adapter(work, out)
     curves.write(out / "training.json")
     shutil.rmtree(work)
