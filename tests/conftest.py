@@ -34,13 +34,11 @@ class RunningTriton:
 
 
 @pytest.fixture(scope="session")
-def lab_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lab_tokenizer_dir() -> Path:
     """The lab's tokenizer as a folder that transformers loads."""
-    from throughline.lab import tokenizer
+    from throughline import lab
 
-    folder = tmp_path_factory.mktemp("lab-tokenizer")
-    tokenizer.save_tokenizer(tokenizer.build_tokenizer(), folder)
-    return folder
+    return lab.checkpoint_dir()
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ import pytest
 
 from throughline.contracts.data import DataSpec
 from throughline.contracts.errors import CheckpointError
-from throughline.contracts.training import PeftSpec, PretrainSpec, TrackingSpec, TrainerSpec
+from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
 from throughline.data import prepare
-from throughline.lab import plaintext, records
+from throughline.lab import records
 
 pytestmark = pytest.mark.integration
 PEFT = PeftSpec(dim=8, alpha=16)
@@ -35,8 +35,7 @@ TRACKING = TrackingSpec(enabled=False)
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("dataset")
-    none = dict.fromkeys(records.ACCEPTANCE_COUNTS, 1)
-    made = records.generate(raw, train_records=400, acceptance=none, probe=none)
+    made = records.generate(raw, train_records=400, counts={})
     prepare(made.sources, tiny_checkpoint, out, DataSpec(), questions={}, seed=0)
     return out
 
@@ -133,20 +132,3 @@ def test_an_adapter_of_another_base_is_refused(dataset: Path, tiny_checkpoint: P
     AutoModelForCausalLM.from_config(config).save_pretrained(other)
     with pytest.raises(CheckpointError, match="does not fit the base"):
         merge(other, out, tmp_path / "merged")
-
-
-def test_pretraining_makes_a_loadable_checkpoint(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from throughline.training.pretrain import pretrain
-
-    spec = PretrainSpec(
-        hidden_size=128, intermediate_size=128, num_hidden_layers=2, seq_len=64, max_steps=12, global_batch_size=2
-    )
-    curves = pretrain(plaintext.documents(1), lab_tokenizer_dir, tmp_path, spec, on_step=lambda *_: None)
-    assert curves.train[-1]["loss"] < curves.train[0]["loss"]
-    model = AutoModelForCausalLM.from_pretrained(tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    assert model.config.hidden_size == 128
-    assert model.config.vocab_size == len(tokenizer)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,10 +20,12 @@ CONTEXT = 256
 @pytest.fixture(scope="session")
 def engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the gateway reads of an engine: the lab's template, a small tokenizer, `engine.json`."""
-    from throughline.lab import tokenizer
+    from throughline import lab
 
     folder = tmp_path_factory.mktemp("gateway-engine")
-    tokenizer.save_tokenizer(tokenizer.build_tokenizer(n_chars=100_000), folder)
+    for path in lab.checkpoint_dir().iterdir():
+        if path.suffix in {".json", ".jinja"}:
+            shutil.copy(path, folder)
     EngineInfo(
         name="lab",
         spec=EngineSpec(precision="f32", max_seq_len=CONTEXT),
