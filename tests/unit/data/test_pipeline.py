@@ -22,12 +22,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory, lab_tokenizer_dir: Path) -> tuple[Path, Path, DataReport]:
+def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> tuple[Path, Path, DataReport]:
     raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("dataset")
     counts = {"triage": 20, "grounded": 10, "disallowed": 5, "benign": 5, "summary": 5}
     made = records.generate(raw, seed=3, train_records=1500, acceptance=counts, probe=counts)
     questions = {"acceptance": made.acceptance, "probe": made.probe}
-    return raw, out, prepare(made.sources, lab_tokenizer_dir, out, DataSpec(), questions=questions, seed=0)
+    return raw, out, prepare(made.sources, tiny_tokenizer_dir, out, DataSpec(), questions=questions, seed=0)
 
 
 def planted(prepared: tuple[Path, Path, DataReport]) -> dict[str, Any]:
@@ -116,9 +116,9 @@ def test_no_group_is_on_both_sides(prepared: tuple[Path, Path, DataReport]) -> N
 
 
 def test_labels_cover_exactly_what_the_assistant_says(
-    prepared: tuple[Path, Path, DataReport], lab_tokenizer_dir: Path
+    prepared: tuple[Path, Path, DataReport], tiny_tokenizer_dir: Path
 ) -> None:
-    tokenizer = Tokenizer.from_file(str(lab_tokenizer_dir / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(tiny_tokenizer_dir / "tokenizer.json"))
     texts = {item["id"]: item["messages"] for item in lines(prepared[1] / "train.jsonl")}
     for row in pq.read_table(prepared[1] / "train.parquet").to_pylist()[:300]:
         assert [a for a, b in zip(row["input_ids"], row["labels"], strict=True) if b >= 0] == [
@@ -128,20 +128,19 @@ def test_labels_cover_exactly_what_the_assistant_says(
         wanted = ""
         for message in texts[row["id"]]:
             if message["role"] == "assistant":
-                wanted += message["content"] or ""
-                for call in message.get("tool_calls") or []:
-                    function = call["function"]
-                    wanted += (
-                        f'<tool_call>{{"name": "{function["name"]}", "arguments": {function["arguments"]}}}</tool_call>'
-                    )
-                wanted += "<|end|>"
+                calls = [call["function"] for call in message.get("tool_calls") or []]
+                blocks = [
+                    f'<tool_call>\n{{"name": "{call["name"]}", "arguments": {call["arguments"]}}}\n</tool_call>'
+                    for call in calls
+                ]
+                wanted += "\n".join(filter(None, [message["content"], *blocks])) + "<|im_end|>"
         assert said == wanted
 
 
 def test_questions_are_rendered_up_to_the_answer(prepared: tuple[Path, Path, DataReport]) -> None:
     rows = lines(prepared[1] / "acceptance.jsonl")
     assert len(rows) == 45
-    assert all(row["prompt"].endswith("<|assistant|>\n") and row["prompt_token_ids"] for row in rows)
+    assert all(row["prompt"].endswith("<|im_start|>assistant\n") and row["prompt_token_ids"] for row in rows)
 
 
 def own(tmp_path: Path, *rows: object) -> Path:
@@ -150,7 +149,7 @@ def own(tmp_path: Path, *rows: object) -> Path:
     return path
 
 
-def test_own_records_in_three_shapes_and_a_broken_line(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
+def test_own_records_in_three_shapes_and_a_broken_line(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     rows: list[object] = [{"prompt": f"question {n} about {n * 7}?", "completion": f"answer {n}"} for n in range(30)]
     rows += [
         {"instruction": "Say it", "input": "twice, please, and loudly", "output": "it it"},
@@ -161,29 +160,29 @@ def test_own_records_in_three_shapes_and_a_broken_line(tmp_path: Path, lab_token
             ]
         },
         '{"prompt": "cut',
-        {"messages": [{"role": "user", "content": "a <|end|> b"}, {"role": "assistant", "content": "no"}]},
+        {"messages": [{"role": "user", "content": "a <|im_end|> b"}, {"role": "assistant", "content": "no"}]},
     ]
     spec = DataSpec(source="files", default_task="chat", default_licence="own", validation_share=0.1)
-    report = prepare([own(tmp_path, *rows)], lab_tokenizer_dir, tmp_path, spec, questions={}, seed=0)
+    report = prepare([own(tmp_path, *rows)], tiny_tokenizer_dir, tmp_path, spec, questions={}, seed=0)
     assert report.kept == 32
     rejects = {(item["line"], item["reason"]) for item in lines(tmp_path / "rejects.jsonl")}
     assert rejects == {(33, "invalid_json"), (34, "special_token_in_text")}
     assert report.licences == {"own": 32}
 
 
-def test_nothing_left_names_the_reasons(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
+def test_nothing_left_names_the_reasons(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     with pytest.raises(DataError, match=r"no record is left.*missing_field"):
-        prepare([own(tmp_path, {"a": 1})], lab_tokenizer_dir, tmp_path, DataSpec(), questions={}, seed=0)
+        prepare([own(tmp_path, {"a": 1})], tiny_tokenizer_dir, tmp_path, DataSpec(), questions={}, seed=0)
 
 
-def test_a_bad_question_file_names_its_line(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
+def test_a_bad_question_file_names_its_line(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     path = own(tmp_path, {"messages": [{"role": "user", "content": "x"}]})
     with pytest.raises(DataError, match=r"own\.jsonl:1"):
-        prepare([path], lab_tokenizer_dir, tmp_path, DataSpec(), questions={"acceptance": path}, seed=0)
+        prepare([path], tiny_tokenizer_dir, tmp_path, DataSpec(), questions={"acceptance": path}, seed=0)
 
 
-def test_missing_tokenizer_and_unknown_kind(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
+def test_missing_tokenizer_and_unknown_kind(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
         prepare([own(tmp_path, {})], tmp_path, tmp_path, DataSpec(), questions={}, seed=0)
     with pytest.raises(ConfigError, match="did you mean 'email'"):
-        prepare([own(tmp_path, {})], lab_tokenizer_dir, tmp_path, DataSpec(pii=("emial",)), questions={}, seed=0)
+        prepare([own(tmp_path, {})], tiny_tokenizer_dir, tmp_path, DataSpec(pii=("emial",)), questions={}, seed=0)

@@ -117,14 +117,14 @@ class _Builder:
     def _matrix(self, name: str, shape: tuple[int, ...]) -> Any:
         self._take(name, shape)
         if not self.bf16:
-            return self.op.constant(np.array(self.weights.f32(name)), name=name)
+            return self.op.constant(self.weights.f32(name), name=name)
         tensor = self.ov.Tensor(self.ov.Type.bf16, self.ov.Shape(list(shape)))
         tensor.data.view(np.uint16)[...] = self.weights.bf16(name)
         return self.op.convert(self.op.constant(tensor, name=name), "f32", name=f"{name}/decompress")
 
     def _vector(self, name: str, size: int) -> Any:
         self._take(name, (size,))
-        return self.op.constant(np.array(self.weights.f32(name)), name=name)
+        return self.op.constant(self.weights.f32(name), name=name)
 
     def _head(self, embedding: Any) -> Any:
         present = "lm_head.weight" in self.weights
