@@ -24,9 +24,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> tuple[Path, Path, DataReport]:
     raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("dataset")
-    counts = {"triage": 20, "grounded": 10, "disallowed": 5, "benign": 5, "summary": 5}
-    made = records.generate(raw, seed=3, train_records=1500, acceptance=counts, probe=counts)
-    questions = {"acceptance": made.acceptance, "probe": made.probe}
+    counts = {"triage": 20, "grounded": 10, "disallowed": 5, "benign": 5}
+    made = records.generate(raw, seed=3, train_records=1500, counts={"acceptance": counts, "shifted": counts})
+    questions = {name: [path] for name, path in made.questions.items()}
     return raw, out, prepare(made.sources, tiny_tokenizer_dir, out, DataSpec(), questions=questions, seed=0)
 
 
@@ -38,7 +38,7 @@ def planted(prepared: tuple[Path, Path, DataReport]) -> dict[str, Any]:
 def test_nothing_is_lost(prepared: tuple[Path, Path, DataReport]) -> None:
     raw, out, report = prepared
     total = sum(
-        path.read_bytes().count(b"\n") for path in raw.glob("*.jsonl") if path.stem not in {"acceptance", "probe"}
+        path.read_bytes().count(b"\n") for path in raw.glob("*.jsonl") if path.stem not in {"acceptance", "shifted"}
     )
     assert report.lines == total
     kept = lines(out / "train.jsonl") + lines(out / "validation.jsonl")
@@ -128,18 +128,19 @@ def test_labels_cover_exactly_what_the_assistant_says(
         wanted = ""
         for message in texts[row["id"]]:
             if message["role"] == "assistant":
-                calls = [call["function"] for call in message.get("tool_calls") or []]
-                blocks = [
-                    f'<tool_call>\n{{"name": "{call["name"]}", "arguments": {call["arguments"]}}}\n</tool_call>'
-                    for call in calls
-                ]
-                wanted += "\n".join(filter(None, [message["content"], *blocks])) + "<|im_end|>"
+                wanted += message["content"] or ""
+                for call in message.get("tool_calls") or []:
+                    function = call["function"]
+                    wanted += (
+                        f'<tool_call>{{"name": "{function["name"]}", "arguments": {function["arguments"]}}}</tool_call>'
+                    )
+                wanted += "<|end|>"
         assert said == wanted
 
 
 def test_questions_are_rendered_up_to_the_answer(prepared: tuple[Path, Path, DataReport]) -> None:
     rows = lines(prepared[1] / "acceptance.jsonl")
-    assert len(rows) == 45
+    assert len(rows) == 40
     assert all(row["prompt"].endswith("<|im_start|>assistant\n") and row["prompt_token_ids"] for row in rows)
 
 
@@ -164,10 +165,62 @@ def test_own_records_in_three_shapes_and_a_broken_line(tmp_path: Path, tiny_toke
     ]
     spec = DataSpec(source="files", default_task="chat", default_licence="own", validation_share=0.1)
     report = prepare([own(tmp_path, *rows)], tiny_tokenizer_dir, tmp_path, spec, questions={}, seed=0)
-    assert report.kept == 32
+    assert (report.kept, report.questions) == (29, 3)
     rejects = {(item["line"], item["reason"]) for item in lines(tmp_path / "rejects.jsonl")}
     assert rejects == {(33, "invalid_json"), (34, "special_token_in_text")}
-    assert report.licences == {"own": 32}
+    assert report.licences == {"own": 29}
+
+
+def dated(n: int, customer: str, text: str, answer: str = "yes") -> dict[str, Any]:
+    created = f"2026-03-{n:02d}T08:00:00{'Z' if n % 2 else '+00:00'}"
+    return {"id": f"r{n}", "prompt": text, "completion": answer, "customer": customer, "created": created}
+
+
+def test_without_an_acceptance_set_the_latest_groups_are_held_out(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    rows = [dated(n, f"c{n // 2}", f"my number {n * 7919} and mail a{n}@b.org") for n in range(1, 21)]
+    # Asks what a held-out record asks, with another answer: not to be trained on.
+    rows.append(
+        dated(1, "c99", "my number 150461 and mail a19@b.org", "a quite different and longer answer") | {"id": "twin"}
+    )
+    spec = DataSpec(default_task="chat", default_licence="own", validation_share=0.2, acceptance_share=0.15)
+    report = prepare([own(tmp_path, *rows)], tiny_tokenizer_dir, tmp_path, spec, questions={}, seed=0)
+    questions = lines(tmp_path / "acceptance.jsonl")
+    assert {row["id"] for row in questions} == {"r20", "r19", "r18"}
+    assert questions[0]["expected"] == {"messages": [{"role": "assistant", "content": "yes"}]}
+    assert [message["role"] for message in questions[0]["messages"]] == ["user"]
+    assert not any("@" in row["prompt"] for row in questions)
+    assert "latest ones first" in report.split_off and "3 of 21" in report.split_off
+    assert [(item["id"], item["reason"]) for item in lines(tmp_path / "rejects.jsonl")] == [
+        ("twin", "held_out_overlap")
+    ]
+    kept = {item["id"] for name in ("train", "validation") for item in lines(tmp_path / f"{name}.jsonl")}
+    assert kept == {f"r{n}" for n in range(1, 18)}
+
+
+def test_own_questions_come_in_several_files_and_either_form(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    records_file = own(tmp_path, *({"prompt": f"what is {n}?", "completion": f"{n}"} for n in range(20)))
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    first.write_text(json.dumps({"prompt": "what is a horse?", "completion": "an animal"}) + "\n")
+    asked = {"messages": [{"role": "user", "content": "and a cow?"}], "expected": {"messages": [{"role": "assistant"}]}}
+    second.write_text(json.dumps(asked) + "\n")
+    spec = DataSpec(default_task="chat", default_licence="own", validation_share=0.1)
+    report = prepare(
+        [records_file], tiny_tokenizer_dir, tmp_path, spec, questions={"acceptance": [first, second]}, seed=0
+    )
+    rows = lines(tmp_path / "acceptance.jsonl")
+    assert (report.kept, report.split_off) == (20, "")
+    assert [(row["id"], row["task"]) for row in rows] == [("first.jsonl:1", "chat"), ("second.jsonl:1", "chat")]
+    assert rows[0]["expected"]["messages"] == [{"role": "assistant", "content": "an animal"}]
+    first.write_text('{"id": "x", "prompt": "a", "completion": "b"}\n' * 2)
+    with pytest.raises(DataError, match=r"first\.jsonl:2.*repeated_id: x"):
+        prepare([records_file], tiny_tokenizer_dir, tmp_path, spec, questions={"acceptance": [first]}, seed=0)
+
+
+def test_one_group_cannot_be_held_out_of_itself(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    rows = [dated(n, "same", f"my number {n * 7919}") for n in range(1, 21)]
+    spec = DataSpec(default_task="chat", default_licence="own")
+    with pytest.raises(DataError, match=r"acceptance set.*data\.acceptance=…"):
+        prepare([own(tmp_path, *rows)], tiny_tokenizer_dir, tmp_path, spec, questions={}, seed=0)
 
 
 def test_nothing_left_names_the_reasons(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
@@ -178,7 +231,7 @@ def test_nothing_left_names_the_reasons(tmp_path: Path, tiny_tokenizer_dir: Path
 def test_a_bad_question_file_names_its_line(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     path = own(tmp_path, {"messages": [{"role": "user", "content": "x"}]})
     with pytest.raises(DataError, match=r"own\.jsonl:1"):
-        prepare([path], tiny_tokenizer_dir, tmp_path, DataSpec(), questions={"acceptance": path}, seed=0)
+        prepare([path], tiny_tokenizer_dir, tmp_path, DataSpec(), questions={"acceptance": [path]}, seed=0)
 
 
 def test_missing_tokenizer_and_unknown_kind(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:

@@ -218,7 +218,7 @@ def test_every_lab_reference_answer_scores_full_marks() -> None:
 
     assert (SPEC.not_found_sentence, SPEC.refusal_prefix) == (LAB_NOT_FOUND, REFUSAL_PREFIX)
     questions, answers = [], []
-    counts = {"triage": 60, "grounded": 60, "disallowed": 30, "benign": 30, "summary": 60}
+    counts = {"triage": 60, "grounded": 60, "disallowed": 30, "benign": 30}
     for sample in records.samples("acceptance", counts, 3):
         record = records.as_question(sample)
         last = sample.record["messages"][-1]
@@ -240,6 +240,6 @@ def test_every_lab_reference_answer_scores_full_marks() -> None:
         )
         answers.append(answer(text, record["id"]))
     metrics = score("reference", questions, answers, SPEC).metrics
-    assert metrics.keys() >= METRIC_DEFINITIONS.keys()
+    assert metrics.keys() >= {name for name in METRIC_DEFINITIONS if not name.startswith("summary_")}
     for name in metrics.keys() - {"prompt_tokens", "completion_tokens"}:
         assert metrics[name].value == (0.0 if not metrics[name].higher_is_better else 1.0), name
