@@ -13,7 +13,7 @@ import orjson
 
 from recipes import app, results
 from throughline.artifacts import Artifact, describe_environment
-from throughline.contracts.evaluation import Evaluation
+from throughline.contracts.evaluation import GATED_SET, Evaluation
 from throughline.contracts.report import Column, Plot, Report, Section, Series, Table, VerdictKind
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ COMPARED = (("triage_exact_match", "triage exact match"), ("refusal_accuracy", "
 
 
 def read_evaluations(artifacts: Mapping[str, Artifact]) -> dict[str, Evaluation]:
-    """Reads evaluations by the model's name."""
-    from throughline.evaluation.store import read_evaluation
+    """Reads the gated set's evaluations by the model's name."""
+    from throughline.evaluation.store import read_evaluations as read_sets
 
-    return {name: read_evaluation(artifact.path) for name, artifact in artifacts.items()}
+    return {name: read_sets(artifact.path)[GATED_SET] for name, artifact in artifacts.items()}
 
 
 def write(run: Run, folder: Path) -> Path:
