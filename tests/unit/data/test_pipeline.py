@@ -132,9 +132,9 @@ def test_labels_cover_exactly_what_the_assistant_says(
                 for call in message.get("tool_calls") or []:
                     function = call["function"]
                     wanted += (
-                        f'<tool_call>{{"name": "{function["name"]}", "arguments": {function["arguments"]}}}</tool_call>'
+                        f'<tool_call>\n{{"name": "{function["name"]}", "arguments": {function["arguments"]}}}\n</tool_call>'
                     )
-                wanted += "<|end|>"
+                wanted += "<|im_end|>"
         assert said == wanted
 
 
