@@ -68,6 +68,26 @@ def test_validate_counts_every_preset() -> None:
     assert [check for check in checks if check.fault] == []
 
 
+def test_every_gate_can_decide_with_every_suite() -> None:
+    from recipes import validate
+
+    found = validate.gate_powers()
+    assert [str(item) for item in found if not item.power.decides] == []
+    assert {(item.gate, item.questions) for item in found} == {("lab", "lab"), ("own", "own")}
+    laptop = {
+        (item.power.precision, item.power.metric): (item.power.needed, item.power.questions)
+        for item in found
+        if item.gate == "lab" and "laptop" in item.suite
+    }
+    # As recipes/conf/gate/lab.yaml says.
+    text = (ROOT / "recipes" / "conf" / "gate" / "lab.yaml").read_text()
+    for needed, metric in ((115, "triage_exact_match"), (65, "json_validity"), (28, "refusal_accuracy")):
+        assert laptop["", metric][0] == needed
+        assert f"# {needed} of {laptop['', metric][1]}" in text
+    assert laptop["int8", "task_success"][0] == 147 and "147 pairs for int8" in text
+    assert laptop["int4", "task_success"][0] == 185 and "185 for int4" in text
+
+
 def test_every_preset_names_the_command_that_uses_it() -> None:
     for path in sorted((ROOT / "recipes" / "conf").rglob("*.yaml")):
         if path.name == "common.yaml":

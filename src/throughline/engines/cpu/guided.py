@@ -119,7 +119,9 @@ def _check_format(item: Any) -> None:
     elif kind == "json_schema":
         _check_schema(item.get("json_schema"))
     elif kind == "regex":
-        re.compile(item.get("pattern"))  # type: ignore[arg-type]
+        if not isinstance(item.get("pattern"), str):
+            raise ValueError("regex has a pattern")
+        re.compile(item["pattern"])
     elif kind in ("sequence", "or"):
         for element in item.get("elements") or [None]:
             _check_format(element)
