@@ -24,8 +24,18 @@ QUALITY = (
     ("not_found_accuracy", "not_found_accuracy", "not-found accuracy"),
 )
 
+# The first of these that the suite measures is what a report leads with.
+LEADING = ("triage_exact_match", "exact_match", "task_success")
+# Engine → set of questions → evaluation.
+Sets = Mapping[str, Mapping[str, Evaluation]]
+
 # What engines are compared on, question by question.
 PAIRED = ("task_success", "triage_exact_match", "exact_match", "json_validity")
+
+
+def label(metric: str) -> str:
+    """Returns a metric's name as people read it."""
+    return next((text for name, _, text in QUALITY if name == metric), metric.replace("_", " "))
 
 
 def mapping_table(title: str, values: Mapping[str, object]) -> Table:
@@ -96,6 +106,53 @@ def pairwise_table(
     return Table(
         f"Against {reference} on the same questions of the set {asked.replace('_', ', ')}", columns, rows, note
     )
+
+
+def set_names(sets: Sets) -> list[str]:
+    """Returns the names of the sets of questions, the gated one first."""
+    return list(dict.fromkeys(asked for found in sets.values() for asked in found))
+
+
+def leading(sets: Sets) -> str:
+    """Returns the metric that the report leads with."""
+    measured = sets["tuned"][GATED_SET].metrics
+    return next((name for name in LEADING if name in measured), next(iter(measured)))
+
+
+def set_table(sets: Sets, metric: str) -> Table:
+    """Returns one metric with engines down and sets across."""
+    from throughline.reporting import format as fmt
+
+    asked = [name for name in set_names(sets) if any(_has(found, name, metric) for found in sets.values())]
+    rows: list[list[object]] = []
+    for engine, found in sets.items():
+        cells = [found[name].metrics[metric] if _has(found, name, metric) else None for name in asked]
+        rows.append([engine, *(fmt.percent(cell.value, cell.low, cell.high) if cell else None for cell in cells)])
+    columns = [Column("engine", align="left"), *(Column(name.replace("_", ", ")) for name in asked)]
+    title = label(metric)
+    return Table(f"{title[0].upper()}{title[1:]} by set", columns, rows, note="95 % intervals in brackets")
+
+
+def set_plot(sets: Sets, metric: str) -> Plot:
+    """Returns bars of one metric: engines side by side, a colour a set."""
+    series = []
+    for asked in set_names(sets):
+        kept = {engine: found[asked].metrics[metric] for engine, found in sets.items() if _has(found, asked, metric)}
+        if kept:
+            series.append(
+                Series(
+                    asked.replace("_", ", "),
+                    list(kept),
+                    [100 * item.value for item in kept.values()],
+                    [100 * item.low for item in kept.values()],
+                    [100 * item.high for item in kept.values()],
+                )
+            )
+    return Plot(f"{label(metric)} by engine and set", "engine", "%", series, kind="bar")
+
+
+def _has(found: Mapping[str, Evaluation], asked: str, metric: str) -> bool:
+    return asked in found and metric in found[asked].metrics
 
 
 def quality_json(evaluation: Evaluation) -> dict[str, dict[str, float]]:
