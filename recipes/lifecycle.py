@@ -17,7 +17,7 @@ from recipes import app, bench, build, data, deploy, evaluate, lifecycle_report,
 from throughline.artifacts import Artifact, code_version
 from throughline.contracts.config import StrictModel
 from throughline.contracts.errors import GateInconclusive, GateNoGo
-from throughline.contracts.evaluation import Evaluation, GatePolicy
+from throughline.contracts.evaluation import GATED_SET, Evaluation, GatePolicy
 from throughline.reporting import format as fmt
 from throughline.reporting.stages import StageTable
 
@@ -72,7 +72,8 @@ class Run:
     dataset: Artifact | None = None
     adapter: Artifact | None = None
     engines: dict[str, Artifact] = field(default_factory=dict)
-    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    evaluated: dict[str, Artifact] = field(default_factory=dict)
+    sets: dict[str, dict[str, Evaluation]] = field(default_factory=dict)
     raw_benchmarks: dict[str, Artifact] = field(default_factory=dict)
     decision: dict[str, Any] = field(default_factory=dict)
     serving: Artifact | None = None
@@ -131,10 +132,10 @@ def make(config: Config, table: StageTable) -> Run:
         "train", lambda: train.make(run.compose("train", train.Config, digest)), lambda pair: pair
     )
     run.engines = run.stage("build", lambda: _build(run, checkpoint), lambda found: list(found.values()))
-    evaluated = run.stage("evaluate", lambda: _evaluate(run, digest), lambda found: list(found.values()))
-    run.evaluations = lifecycle_report.read_evaluations(evaluated)
+    run.evaluated = run.stage("evaluate", lambda: _evaluate(run, digest), lambda found: list(found.values()))
+    run.sets = lifecycle_report.read_sets(run.evaluated)
     run.raw_benchmarks = run.stage("compare", lambda: _compare(run, digest), lambda found: list(found.values()))
-    decided = run.stage("decide", lambda: _decide(run, evaluated), lambda item: [item])
+    decided = run.stage("decide", lambda: _decide(run), lambda item: [item])
     run.decision = json.loads((decided.path / "decision.json").read_text())
     promoted = run.decision["serve"]
     run.stage(
@@ -188,7 +189,7 @@ def _compare(run: Run, dataset: str) -> dict[str, Artifact]:
     }
 
 
-def _decide(run: Run, evaluated: dict[str, Artifact]) -> Artifact:
+def _decide(run: Run) -> Artifact:
     """Lets the gate judge every precision against the first one and picks the fastest that passes."""
     from throughline.evaluation.gate import choose, decide
 
@@ -197,7 +198,7 @@ def _decide(run: Run, evaluated: dict[str, Artifact]) -> Artifact:
         name: artifact.manifest.metrics["cells"][0]["tokens_per_second"]["value"]
         for name, artifact in run.raw_benchmarks.items()
     }
-    inputs = {f"evaluation-{name}": evaluated[name] for name in names}
+    inputs = {f"evaluation-{name}": run.evaluated[name] for name in names}
     inputs |= {f"benchmark-{name}": run.raw_benchmarks[name] for name in names}
     stage = run.config.store().stage(
         "decision",
@@ -209,7 +210,7 @@ def _decide(run: Run, evaluated: dict[str, Artifact]) -> Artifact:
     with stage as attempt:
         if attempt.cached:
             return attempt.cached
-        candidates = {name: run.evaluations[name] for name in names}
+        candidates = {name: run.sets[name][GATED_SET] for name in names}
         others = {name: candidates[name] for name in names[1:]}
         verdicts = decide(candidates[names[0]], others, run.config.gate)
         weights = {name: int(run.engines[name].manifest.metrics["weight_bytes"]) for name in names}

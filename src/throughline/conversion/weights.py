@@ -189,3 +189,5 @@ def _save(path: Path, tensors: dict[str, npt.NDArray[Any]]) -> None:
 
     # transformers refuses a file whose metadata does not name the framework.
     save_file(tensors, path, metadata={"format": "pt"})
+    # It writes through a temporary file that only its owner may read.
+    path.chmod(0o644)

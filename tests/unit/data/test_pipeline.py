@@ -128,12 +128,12 @@ def test_labels_cover_exactly_what_the_assistant_says(
         wanted = ""
         for message in texts[row["id"]]:
             if message["role"] == "assistant":
-                calls = [call["function"] for call in message.get("tool_calls") or []]
-                blocks = [
-                    f'<tool_call>\n{{"name": "{call["name"]}", "arguments": {call["arguments"]}}}\n</tool_call>'
-                    for call in calls
-                ]
-                wanted += "\n".join(filter(None, [message["content"], *blocks])) + "<|im_end|>"
+                wanted += message["content"] or ""
+                for call in message.get("tool_calls") or []:
+                    function = call["function"]
+                    call_json = f'{{"name": "{function["name"]}", "arguments": {function["arguments"]}}}'
+                    wanted += f"<tool_call>\n{call_json}\n</tool_call>"
+                wanted += "<|im_end|>"
         assert said == wanted
 
 

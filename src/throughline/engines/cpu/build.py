@@ -15,6 +15,7 @@ from throughline.contracts.engine import ENGINE_FILE, BuildReport, CalibrationDa
 from throughline.engines.card import mib, render_card
 from throughline.engines.cpu import resources
 from throughline.engines.cpu.graph import build_graph
+from throughline.engines.cpu.guided import save_detokenizer
 from throughline.engines.cpu.lint import ComputePlan, check_spec, kv_block_bytes, kv_blocks
 from throughline.engines.cpu.load import load_runtime
 from throughline.engines.cpu.model_config import DecoderConfig, eos_token_ids, read_decoder_config, read_json
@@ -87,6 +88,8 @@ class CpuEngineBuilder:
         with phases("save"):
             openvino().save_model(model, str(out_dir / MODEL_FILE), compress_to_fp16=False)
             checkpoint.copy_files(out_dir)
+            vocabulary = Vocabulary.from_tokenizer(out_dir / "tokenizer.json", info.control_token_ids)
+            save_detokenizer(vocabulary, info.control_token_ids, out_dir)
             info = info.model_copy(update={"weight_bytes": (out_dir / MODEL_FILE).with_suffix(".bin").stat().st_size})
         with phases("golden"):
             prompts = tokenize_prompts(out_dir / "tokenizer.json", spec.max_seq_len)
