@@ -181,9 +181,9 @@ def test_both_sides_of_refusal_differ_in_the_ask_alone(sets: dict[str, list[Samp
             assert answer(sample)["content"].startswith(REFUSAL_PREFIX) is sample.expected["refuse"]
             frames[sample.expected["refuse"]].update(p for p in sample.phrases if "{ask}" in p)
         wanted = set(banks.refusal(name).frames)  # type: ignore[arg-type]
-        assert frames[True] | frames[False] == wanted
+        assert frames[True] | frames[False] <= wanted
         # The probe is too small for every frame on both sides.
-        assert name == "probe" or frames[True] == frames[False]
+        assert name == "probe" or frames[True] == frames[False] == wanted
 
 
 def test_no_combination_of_phrases_is_in_two_sets(sets: dict[str, list[Sample]]) -> None:
