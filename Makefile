@@ -5,7 +5,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export WANDB_MODE ?= offline
 export HYDRA_FULL_ERROR ?= 0
 
-.PHONY: run test setup data train eval build deploy serve bench lint format validate clean
+.PHONY: run test setup data train eval build deploy serve chat bench lint format validate clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -20,7 +20,7 @@ run: setup  ## the whole line: raw records to a benchmarked engine on Triton
 test: setup  ## unit and integration tests
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-data train build deploy serve bench: setup  ## one stage; pass overrides with ARGS="key=value"
+data train build deploy serve chat bench: setup  ## one stage; pass overrides with ARGS="key=value"
 	@$(BIN)/python -m recipes.$@ $(ARGS)
 
 eval: setup  ## score the models on the acceptance set

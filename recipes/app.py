@@ -7,10 +7,11 @@ import logging
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +22,7 @@ from throughline.artifacts import Artifact, ArtifactStore
 from throughline.contracts.config import StrictModel, parse
 from throughline.contracts.errors import ConfigError, InternalError, ThroughlineError
 from throughline.contracts.text import did_you_mean
+from throughline.reporting import console
 
 CONF = Path(__file__).parent / "conf"
 C = TypeVar("C", bound="RecipeConfig")
@@ -34,10 +36,20 @@ class PathsSpec(StrictModel):
 
 
 class LogSpec(StrictModel):
-    """How a run talks: `human` lines, or one JSON object a line; `level` as in `logging`."""
+    """How a run talks: `human` lines, or one JSON object a line; `level` as in `logging`.
+
+    `foreign` is where libraries' output goes: to a `file` below the artifact store, or to the `console`.
+    Level DEBUG shows it on the console too.
+    """
 
     format: str = Field(default="human", pattern="^(human|json)$")
     level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    foreign: Literal["file", "console"] = "file"
+
+    @property
+    def shows_foreign(self) -> bool:
+        """Whether libraries' output is shown as it comes."""
+        return self.foreign == "console" or self.level == "DEBUG"
 
 
 class ModelSpec(StrictModel):
@@ -61,10 +73,13 @@ class RecipeConfig(StrictModel):
         return ArtifactStore(os.environ.get("THROUGHLINE_HOME") or self.paths.home)
 
 
-def recipe(schema: type[C], *, nemo: bool = False) -> Callable[[Callable[[C], None]], Callable[[], None]]:
+def recipe(
+    schema: type[C], *, nemo: bool = False, capture: bool = True
+) -> Callable[[Callable[[C], None]], Callable[[], None]]:
     """Makes `function(config)` a command: Hydra composes `conf/<module>.yaml`, `schema` validates it.
 
-    With `nemo` the command runs under NeMo's `hydra_runner`, as NeMo's own training scripts do.
+    With `nemo` the command runs under NeMo's `hydra_runner`, as NeMo's own training scripts do. With `capture`
+    what libraries print goes to a log; a command that reads from the terminal needs its own descriptors.
 
     The command exits with 0, or with the error's code: 1 a fault of ours, 2 the user's input, 3 a gate
     said no, 4 a gate could not tell, 130 after Ctrl-C.
@@ -75,14 +90,22 @@ def recipe(schema: type[C], *, nemo: bool = False) -> Callable[[Callable[[C], No
         doc = sys.modules[function.__module__].__doc__ or ""
 
         def command() -> None:
-            sys.exit(run(name, doc, schema, function, nemo=nemo))
+            sys.exit(run(name, doc, schema, function, nemo=nemo, capture=capture))
 
         return command
 
     return decorate
 
 
-def run(name: str, doc: str, schema: type[C], function: Callable[[C], None], *, nemo: bool = False) -> int:
+def run(
+    name: str,
+    doc: str,
+    schema: type[C],
+    function: Callable[[C], None],
+    *,
+    nemo: bool = False,
+    capture: bool = True,
+) -> int:
     """Runs a recipe with `sys.argv` and returns its exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     _register_resolvers(name, doc)
@@ -90,27 +113,67 @@ def run(name: str, doc: str, schema: type[C], function: Callable[[C], None], *, 
 
     def job(config: DictConfig) -> None:
         settings = to_schema(config, schema)
+        if settings.log.shows_foreign:
+            foreign.stop(replay=True)
+        else:
+            foreign.move_to(_log_path(settings.store(), name))
         _set_up_logging(settings.log)
         function(settings)
 
+    def guarded(config: DictConfig) -> None:
+        try:
+            job(config)
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except Exception as error:
+            raise _Failed(error) from error
+
+    # Until the process ends, since libraries print when they are unloaded too.
+    foreign = console.Capture(silent=os.environ.get("RANK", "0") != "0")
+    if capture and _runs():
+        foreign.start()
     try:
-        _runner(name, nemo=nemo)(job)()
-    except ThroughlineError as error:
-        return report(error)
+        _runner(name, nemo=nemo and _runs())(guarded)()
+    except _Failed as failed:
+        code = report(failed.error)
     except (HydraException, OmegaConfBaseException) as error:
-        return report(config_error(name, error))
+        code = report(config_error(name, error))
     except KeyboardInterrupt:
-        print("\nstopped; what was finished is kept, run the same command to go on", file=sys.stderr)
-        return 130
-    except Exception:
-        traceback.print_exc()
-        return 1
-    return 0
+        console.complain("\nstopped; what was finished is kept, run the same command to go on")
+        code = 130
+    except Exception as error:
+        code = report(error)
+    else:
+        code = 0
+    show_log()
+    if foreign.empty:
+        # No empty file is left behind.
+        foreign.stop()
+    return code
+
+
+class _Failed(BaseException):
+    """Carries a recipe's exception past Hydra, which would print a line of its own for an `Exception`."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _runs() -> bool:
+    """Whether the command runs the recipe: help and `--cfg` print through Hydra, which must not be caught."""
+    return all(not argument.startswith("-") or argument in {"-m", "--multirun"} for argument in sys.argv[1:])
+
+
+def _log_path(store: ArtifactStore, name: str) -> Path:
+    rank = os.environ.get("RANK", "0")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return store.home / "logs" / f"{stamp}-{name}{'' if rank == '0' else f'-rank{rank}'}.log"
 
 
 def _runner(name: str, *, nemo: bool) -> Callable[[Callable[[DictConfig], None]], Callable[[], Any]]:
     # NeMo takes ten seconds to import, which help and `--cfg` should not cost.
-    if nemo and not any(argument.startswith("-") and argument not in {"-m", "--multirun"} for argument in sys.argv[1:]):
+    if nemo:
         logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
         from nemo.core.config import hydra_runner
 
@@ -201,26 +264,42 @@ def _keys(value: Any, prefix: str = "") -> list[str]:
     return found
 
 
-def report(error: ThroughlineError) -> int:
-    """Prints an error as a person wants it and returns its exit code."""
-    if error.exit_code == 1:
-        traceback.print_exception(error)
-    else:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    return error.exit_code
+def report(error: Exception) -> int:
+    """Prints an error as a person wants it and returns its exit code.
+
+    A fault of ours comes with its traceback, below the last lines that libraries printed.
+    """
+    if isinstance(error, ThroughlineError) and error.exit_code != 1:
+        console.complain(f"{type(error).__name__}: {error}")
+        return error.exit_code
+    caught = console.capture()
+    tail = caught.tail() if caught is not None else ""
+    if tail:
+        console.complain(f"the last lines of the libraries' log:\n{tail}\n")
+    console.complain("".join(traceback.format_exception(error)).rstrip())
+    return 1
 
 
 def say(line: str = "") -> None:
     """Prints one line for people, at once."""
-    print(line, flush=True)
+    console.say(line)
+
+
+def show_log() -> None:
+    """Prints where the libraries' output is, once, if there is any."""
+    caught = console.capture()
+    if caught is None or caught.shown or caught.path is None or caught.empty:
+        return
+    caught.shown = True
+    say(f"log      {caught.path}")
 
 
 def made(artifact: Artifact, *, again: bool, next_command: str) -> None:
     """Prints where an artifact is, its digest, and what to run next."""
     seconds = artifact.manifest.seconds
-    say(f"{'found' if again else 'made'}  {artifact.short}" + ("" if again else f"  in {seconds:.1f} s"))
-    say(f"where  {artifact.path}")
-    say(f"next   {next_command}")
+    say(f"{'found   ' if again else 'made    '} {artifact.short}" + ("" if again else f"  in {seconds:.1f} s"))
+    say(f"where    {artifact.path}")
+    say(f"next     {next_command}")
 
 
 def _register_defaults(name: str, schema: type[BaseModel]) -> None:
@@ -267,8 +346,18 @@ class _JsonFormatter(logging.Formatter):
         return orjson.dumps(entry, default=str).decode()
 
 
+class _ConsoleHandler(logging.Handler):
+    """Our own records, through whatever stands on the screen."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            console.complain(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
 def _set_up_logging(spec: LogSpec) -> None:
-    handler = logging.StreamHandler(sys.stderr)
+    handler: logging.Handler = _ConsoleHandler()
     if spec.format == "json":
         handler.setFormatter(_JsonFormatter())
     else:

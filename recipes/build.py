@@ -1,24 +1,31 @@
 """Builds an engine from a checkpoint.
 
 python -m recipes.build quant=int8
-python -m recipes.build -m quant=bf16,int8,int4
+python -m recipes.build -m quant=bf16,int8,int4,int4_rtn
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from recipes import app, inputs
-from throughline.artifacts import Artifact, code_version
-from throughline.contracts.engine import EngineInfo, EngineSpec
+from throughline.artifacts import Artifact, ArtifactStore, code_version
+from throughline.contracts.engine import CalibrationData, EngineInfo, EngineSpec
+from throughline.contracts.errors import ArtifactError
 
 
 class Config(app.RecipeConfig):
-    """Settings of `recipes.build`; `checkpoint` is a digest, a folder, `latest` or `base`."""
+    """Settings of `recipes.build`.
+
+    `checkpoint` is a digest, a folder, `latest` or `base`. `dataset` is what a calibrated build calibrates on, a
+    digest or `latest`: the one that the checkpoint was tuned on, else the newest.
+    """
 
     model: app.ModelSpec
     engine: EngineSpec
     checkpoint: str = "latest"
+    dataset: str = "latest"
     name: str = ""
 
 
@@ -35,13 +42,19 @@ def make(config: Config) -> Artifact:
         source["checkpoint"] = inputs.artifact(store, "checkpoint", config.checkpoint, key="checkpoint")
         folder = source["checkpoint"].path
         stem = source["checkpoint"].manifest.name
-    name = config.name or f"{stem}-{config.engine.precision}"
+    dataset = None
+    if config.engine.calibration != "none":
+        dataset = source["dataset"] = calibration_dataset(store, config.dataset, source.get("checkpoint"), folder)
+    name = config.name or f"{stem}-{precision_name(config.engine)}"
     stage = store.stage(
         "engine",
         name,
         inputs=source,
         config=stage_config,
-        code_version=code_version("throughline.engines", "throughline.contracts.engine"),
+        code_version=code_version(
+            "throughline.engines", "throughline.contracts.engine", "throughline.data.calibration"
+        ),
+        seed=config.seed if dataset else 0,
     )
     with stage as run:
         if run.cached:
@@ -49,13 +62,14 @@ def make(config: Config) -> Artifact:
         from throughline import engines
         from throughline.reporting.progress import Progress
 
-        with Progress(f"build {config.engine.precision}", total=100, unit="%") as progress:
+        with Progress(f"build {precision_name(config.engine)}", total=100, unit="%") as progress:
             report = engines.build(
                 folder,
                 config.engine,
                 run.directory,
                 lambda phase, fraction: progress.update(int(100 * fraction), phase=phase),
                 name=name,
+                calibration=_calibration(config, dataset),
             )
         return run.commit(
             metrics={
@@ -65,6 +79,55 @@ def make(config: Config) -> Artifact:
                 "notes": list(report.notes),
             }
         )
+
+
+def precision_name(spec: EngineSpec) -> str:
+    """Returns what an engine's name says of its weights: the precision, `-rtn` if INT4 was rounded without data."""
+    return "int4-rtn" if spec.precision == "int4" and spec.calibration == "none" else spec.precision
+
+
+def calibration_dataset(store: ArtifactStore, reference: str, checkpoint: Artifact | None, folder: Path) -> Artifact:
+    """Returns the dataset to calibrate on; `latest` prefers the one that the checkpoint was tuned on.
+
+    Raises:
+        ArtifactError: If there is none, or its tokenizer is not the checkpoint's.
+    """
+    if reference == "latest":
+        ancestors = store.ancestors(checkpoint) if checkpoint else []
+        tuned_on = [item for item in ancestors if item.manifest.kind == "dataset"]
+        dataset = tuned_on[-1] if tuned_on else store.latest("dataset")
+    else:
+        dataset = store.get(reference, "dataset")
+    if dataset is None:
+        raise ArtifactError(
+            "a calibrated build needs a dataset and there is none",
+            where="dataset",
+            seen=reference,
+            fix="run `python -m recipes.data`, or build without calibration: quant=int4_rtn",
+        )
+    tokenizer = folder / "tokenizer.json"
+    wanted = dataset.manifest.config.get("tokenizer", {}).get(tokenizer.name)
+    if tokenizer.is_file() and wanted not in (None, hashlib.sha256(tokenizer.read_bytes()).hexdigest()):
+        raise ArtifactError(
+            "dataset was made with another tokenizer than the checkpoint's",
+            where="dataset",
+            seen=f"{dataset.short} for {folder}",
+            fix="name the dataset of this model (dataset=…), or build without calibration: quant=int4_rtn",
+        )
+    return dataset
+
+
+def _calibration_code(dataset: Artifact | None) -> tuple[str, ...]:
+    return ("throughline.data.calibration",) if dataset else ()
+
+
+def _calibration(config: Config, dataset: Artifact | None) -> CalibrationData | None:
+    if dataset is None:
+        return None
+    from throughline.data import calibration_records
+
+    records = calibration_records(dataset.path, config.engine.calib_size, config.seed)
+    return CalibrationData(records, dataset.digest)
 
 
 def _is_foreign_folder(reference: str) -> bool:
@@ -79,7 +142,9 @@ def main(config: Config) -> None:
     from throughline.reporting import format as fmt
     from throughline.reporting.terminal import print_table
 
-    app.say(f"{config.engine.backend} engine, {config.engine.precision} weights, from checkpoint {config.checkpoint}")
+    calibrated = "" if config.engine.calibration == "none" else f", calibrated by {config.engine.calibration}"
+    what = f"{config.engine.backend} engine, {config.engine.precision} weights{calibrated}"
+    app.say(f"{what}, from checkpoint {config.checkpoint}")
     known = {item.digest for item in config.store().all("engine")}
     artifact = make(config)
     info = EngineInfo.read(artifact.path)

@@ -7,9 +7,7 @@ python -m recipes.data data=files data.source=/data/tickets.jsonl data.default_l
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from recipes import app, inputs
 from throughline.artifacts import Artifact, code_version
@@ -49,10 +47,12 @@ def make(config: Config) -> Artifact:
         from throughline.data import prepare
         from throughline.reporting.progress import Progress
 
-        questions = {"acceptance": held_out[0]} if held_out else {}
-        statistics: dict[str, Any] = {}
+        questions = {"acceptance": held_out} if held_out else {}
         if is_lab:
-            files, questions, statistics = _generate(config, run.directory / "raw")
+            from throughline.lab import records
+
+            made = records.generate(run.directory / "raw", config.seed, config.data.train_records, config.data.shares)
+            files, questions = list(made.sources), {name: [path] for name, path in made.questions.items()}
         with Progress("data", total=100, unit="%") as progress:
             report = prepare(
                 files,
@@ -61,37 +61,9 @@ def make(config: Config) -> Artifact:
                 config.data,
                 questions=questions,
                 seed=config.seed,
-                statistics=statistics,
                 on_progress=lambda phase, fraction: progress.update(int(100 * fraction), phase=phase),
             )
         return run.commit(metrics=report.as_dict())
-
-
-def _generate(config: Config, folder: Path) -> tuple[list[Path], dict[str, Path], dict[str, Any]]:
-    import json
-
-    from throughline.lab import record_statistics, records
-
-    scale = config.data.acceptance_scale
-    made = records.generate(
-        folder,
-        seed=config.seed,
-        train_records=config.data.train_records,
-        acceptance={kind: max(1, round(scale * n)) for kind, n in records.ACCEPTANCE_COUNTS.items()},
-        probe={kind: max(1, round(scale * n)) for kind, n in records.PROBE_COUNTS.items()},
-    )
-    rows = []
-    for path in made.sources:
-        for line in path.read_bytes().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                # A line damaged on purpose; the data stage rejects it with its place.
-                continue
-    measured = asdict(record_statistics.statistics(row for row in rows if isinstance(row, dict)))
-    distinct = {f"distinct {n}-grams": share for n, share in measured.pop("distinct").items()}
-    statistics = {key.replace("_", " "): value for key, value in measured.items()} | distinct
-    return list(made.sources), {"acceptance": made.acceptance, "probe": made.probe}, statistics
 
 
 def _sha256(path: Path) -> str:
@@ -112,8 +84,8 @@ def main(config: Config) -> None:
     print_table(mapping_table("Records", {key: figures[key] for key in ("lines", "train", "validation", "questions")}))
     print_table(mapping_table("Left out (rejects.jsonl has each line with its reason)", figures["rejects"]))
     print_table(mapping_table("Personal data replaced", figures["personal"]))
-    if figures["statistics"]:
-        print_table(mapping_table("Variety of the raw records", figures["statistics"]))
+    if figures["split_off"]:
+        app.say(f"no acceptance set was given: {figures['split_off']} (data.acceptance=… takes your own)")
     app.made(artifact, again=artifact.digest in known, next_command="python -m recipes.train")
 
 

@@ -7,19 +7,21 @@ python -m recipes.lifecycle debug=fast
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import Field
 
-from recipes import app, bench, build, data, deploy, evaluate, lifecycle_report, train
+from recipes import app, bench, build, data, deploy, evaluate, lifecycle_report, service, stage_seconds, train
 from throughline.artifacts import Artifact, code_version
 from throughline.contracts.config import StrictModel
 from throughline.contracts.errors import GateInconclusive, GateNoGo
 from throughline.contracts.evaluation import Evaluation, GatePolicy
+from throughline.reporting import format as fmt
+from throughline.reporting.stages import StageTable
 
+STAGES = ("data", "train", "build", "evaluate", "compare", "decide", "deploy", "bench")
 T = TypeVar("T")
 
 
@@ -62,9 +64,10 @@ class Stage:
 
 @dataclass
 class Run:
-    """Everything that a run made or found."""
+    """Everything that a run made or found; `table` shows how far it is."""
 
     config: Config
+    table: StageTable
     stages: list[Stage] = field(default_factory=list)
     dataset: Artifact | None = None
     adapter: Artifact | None = None
@@ -75,18 +78,25 @@ class Run:
     serving: Artifact | None = None
 
     def stage(self, name: str, work: Callable[[], T], artifacts: Callable[[T], Sequence[Artifact]]) -> T:
-        """Runs a stage, times it and says what came out."""
-        known = {item.digest for item in self.config.store().all()}
-        started = time.monotonic()
-        app.say(f"── {name}")
-        result = work()
-        made = list(artifacts(result))
-        stage = Stage(name, made, time.monotonic() - started, all(item.digest in known for item in made))
+        """Runs a stage, times it and shows what came out."""
+        store = self.config.store()
+        known = {item.digest for item in store.all()}
+        with self.table.stage(name) as row:
+            result = work()
+            made = list(artifacts(result))
+            row.found = all(item.digest in known for item in made)
+            row.text = ", ".join(item.short for item in made)
+        stage = Stage(name, made, row.seconds, row.found)
         self.stages.append(stage)
-        for item in made:
-            app.say(f"   {'found' if item.digest in known else 'made '}  {item.short}")
-        app.say(f"   {stage.seconds_now:.1f} s")
+        if not stage.found:
+            stage_seconds.remember(store, line(self.config), name, stage.seconds)
         return result
+
+    def each(self, names: Sequence[str]) -> Iterator[str]:
+        """Yields names, and tells the table how many of the stage's parts are done."""
+        for done, name in enumerate(names):
+            self.table.part(done, len(names))
+            yield name
 
     def compose(self, recipe: str, schema: type[app.C], *overrides: str, last: Sequence[str] = ()) -> app.C:
         """Composes a stage's own recipe with this run's profile, model, seed and paths.
@@ -107,9 +117,14 @@ class Run:
         return app.to_schema(app.compose(recipe, [*shared, *overrides, *own, *last]), schema)
 
 
-def make(config: Config) -> Run:
+def line(config: Config) -> str:
+    """Names the runs whose stages take about as long as this one's."""
+    return f"{config.model.name}/{config.profile}/{config.debug}"
+
+
+def make(config: Config, table: StageTable) -> Run:
     """Runs all stages in order; what is made already is found."""
-    run = Run(config)
+    run = Run(config, table)
     run.dataset = run.stage("data", lambda: data.make(run.compose("data", data.Config)), lambda item: [item])
     digest = f"dataset={run.dataset.digest}"
     run.adapter, checkpoint = run.stage(
@@ -139,16 +154,19 @@ def _build(run: Run, checkpoint: Artifact) -> dict[str, Artifact]:
     """Builds float32 references of base and tuned, and every precision of tuned."""
     wanted = {"base": ("f32", "base"), "tuned": ("f32", checkpoint.digest)}
     wanted |= {precision: (precision, checkpoint.digest) for precision in run.config.precisions}
-    return {
-        name: build.make(run.compose("build", build.Config, f"quant={precision}", f"checkpoint={source}"))
-        for name, (precision, source) in wanted.items()
-    }
+    made = {}
+    for name in run.each(list(wanted)):
+        precision, source = wanted[name]
+        made[name] = build.make(run.compose("build", build.Config, f"quant={precision}", f"checkpoint={source}"))
+    return made
 
 
 def _evaluate(run: Run, dataset: str) -> dict[str, Artifact]:
     return {
-        name: evaluate.make(run.compose("evaluate", evaluate.Config, dataset, f"target={engine.digest}"), label=name)
-        for name, engine in run.engines.items()
+        name: evaluate.make(
+            run.compose("evaluate", evaluate.Config, dataset, f"target={run.engines[name].digest}"), label=name
+        )
+        for name in run.each(list(run.engines))
     }
 
 
@@ -166,7 +184,7 @@ def _compare(run: Run, dataset: str) -> dict[str, Artifact]:
                 last=[concurrency],
             )
         )
-        for name in run.config.precisions
+        for name in run.each(run.config.precisions)
     }
 
 
@@ -213,16 +231,31 @@ def _decide(run: Run, evaluated: dict[str, Artifact]) -> Artifact:
 @app.recipe(Config)
 def main(config: Config) -> None:
     """Runs the recipe."""
+    store = config.store()
+    seconds = stage_seconds.expected(store, line(config), STAGES, fast=config.debug == "fast")
     app.say(f"lifecycle of {config.model.name}: profile {config.profile}, debug {config.debug}")
-    started = time.monotonic()
-    run = make(config)
-    page = lifecycle_report.write(run, config.store().home / "lifecycle")
+    app.say(f"{len(STAGES)} stages, {fmt.eta(sum(seconds.values()))} if none is made yet")
+    with StageTable(seconds) as table:
+        run = make(config, table)
+    page = lifecycle_report.write(run, store.home / "lifecycle")
     lifecycle_report.show(run)
-    app.say(f"took   {time.monotonic() - started:.0f} s")
-    app.say(f"report {page}")
-    app.say("next   python -m recipes.serve")
+    app.say(f"report   {page}")
+    app.show_log()
+    for text in next_steps(config):
+        app.say(text)
     if config.enforce_gate:
         _exit_by(run.decision)
+
+
+def next_steps(config: Config) -> list[str]:
+    """Returns the lines that say how to go on: serve, chat, and a request that works once it is served."""
+    home = config.paths.home
+    own = "" if home == app.PathsSpec().home else f' ARGS="paths.home={home}"'
+    return [
+        f"next     make serve{own}   (the gateway on http://127.0.0.1:8080, until Ctrl-C)",
+        "         make chat   (in another terminal)",
+        service.curl("http://127.0.0.1:8080", "lab", "What is the capital of France?", lead="         "),
+    ]
 
 
 def _exit_by(decision: dict[str, Any]) -> None:

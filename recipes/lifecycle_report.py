@@ -117,9 +117,9 @@ def show(run: Run) -> None:
     print_table(_engine_table(run))
     cells = _serving(run)["cells"]
     print_table(results.serving_table(cells))
-    print_table(results.ratio_table(cells))
-    print_table(_stage_table(run))
-    app.say(f"decision: {run.decision['promoted'] or 'none'}: {run.decision['reason']}")
+    promoted = run.decision["promoted"]
+    app.say()
+    app.say(f"verdict  {f'promote {promoted}' if promoted else 'no engine passes the gate'}: {run.decision['reason']}")
 
 
 def _summary(run: Run) -> list[str]:

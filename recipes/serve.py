@@ -45,22 +45,20 @@ def show(url: str, name: str) -> None:
     """Prints how to talk to the gateway."""
     app.say(f"gateway  {url}")
     app.say(f"metrics  {url}/metrics")
-    app.say(
-        f"next     curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d "
-        f'\'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello"}}]}}\''
-    )
+    app.say(service.curl(url, name, "Hello", lead="next     "))
 
 
 @app.recipe(Config)
 def main(config: Config) -> None:
     """Runs the recipe."""
     from throughline import gateway
+    from throughline.reporting import console
 
     with contextlib.ExitStack() as stack:
         address, engine = upstream(config, stack)
         app.say(f"engine   {engine.short}")
         spec = config.gateway.spec(config.name, address, engine.path, config.log.format)
-        gateway.serve(spec, on_ready=lambda url: show(url, config.name))
+        gateway.serve(spec, on_ready=lambda url: show(url, config.name), log_stream=console.err())
 
 
 if __name__ == "__main__":

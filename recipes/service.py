@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,3 +74,9 @@ def gateway(server: TritonServer, name: str, engine: Artifact, settings: Gateway
 
     with GatewayProcess(settings.spec(name, server.grpc_url, engine.path, "human")) as process:
         yield process
+
+
+def curl(url: str, name: str, question: str, *, lead: str = "") -> str:
+    """Returns a command that asks the gateway one question."""
+    body = json.dumps({"model": name, "messages": [{"role": "user", "content": question}]}, ensure_ascii=False)
+    return f"{lead}curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}"

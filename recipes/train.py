@@ -53,13 +53,26 @@ def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: 
     with stage as run:
         if run.cached:
             return run.cached
+        from throughline.reporting import format as fmt
         from throughline.reporting.progress import Progress
-        from throughline.training.sft import fit_lora
+        from throughline.training.sft import fit_lora, schedule
 
         if run.resumed:
             app.say("going on from the last checkpoint of the run that was stopped")
         trainer = config.trainer.model_copy(update={"seed": config.trainer.seed + config.seed})
-        with Progress("train", total=trainer.max_steps, unit="steps") as progress:
+        total = sum(schedule(dataset.path, trainer).tokens)
+
+        def estimated(seconds: float) -> None:
+            app.say(
+                f"training on {total:,} tokens will take about {fmt.seconds(seconds)} on this machine; "
+                f"trainer.max_tokens={total // 2} takes half of it"
+            )
+
+        def show(step: int, of: int, metrics: dict[str, float]) -> None:
+            pace = {"records/s": metrics["records_per_second"]} if "records_per_second" in metrics else {}
+            progress.update(int(metrics["tokens"]), step=f"{step}/{of}", loss=metrics["loss"], **pace)
+
+        with Progress("train", total=total, unit="tokens") as progress:
             report = fit_lora(
                 dataset.path,
                 base,
@@ -67,7 +80,8 @@ def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: 
                 peft=config.peft,
                 trainer=trainer,
                 tracking=config.tracking,
-                on_step=lambda step, _of, metrics: progress.update(step, loss=metrics["loss"]),
+                on_step=show,
+                on_estimate=estimated,
                 probe=task_probe(dataset.path, base, trainer),
                 tracking_dir=store.home / "tracking",
             )
@@ -77,6 +91,8 @@ def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: 
                 "validation_loss": report.validation_loss,
                 "best_validation_loss": report.best_validation_loss,
                 "steps": report.steps,
+                "records": report.records,
+                "tokens": report.tokens,
                 "validation": report.curves.validation,
             }
         )
@@ -118,8 +134,8 @@ def main(config: Config) -> None:
 
     trainer = config.trainer
     app.say(
-        f"LoRA rank {config.peft.dim} on {config.model.name}: {trainer.max_steps} steps of "
-        f"{trainer.global_batch_size} sequences"
+        f"LoRA rank {config.peft.dim} on {config.model.name}: {trainer.max_tokens or 'all'} tokens in steps of "
+        f"{trainer.global_batch_size} records"
     )
     known = {item.digest for item in config.store().all()}
     adapter, checkpoint = make(config)

@@ -18,7 +18,7 @@ from recipes import app, evaluate, lifecycle
 from throughline.contracts.errors import ConfigError, ThroughlineError
 from throughline.contracts.evaluation import GATED_SET, OTHER
 from throughline.evaluation.power import MOST, CheckPower, check_powers, questions_of
-from throughline.lab.records import ACCEPTANCE_COUNTS
+from throughline.lab.records import HELD_OUT
 
 # What a preset leaves open for the user, so that it can be checked all the same.
 FILL_INS = {
@@ -117,7 +117,7 @@ def gate_powers() -> list[GatePower]:
 
 def _counts(limits: dict[str, int]) -> dict[str, dict[str, int]]:
     """Questions by stratum: the lab's within the limits, and a user's own, of which there are enough."""
-    lab = {name: min(count, limits.get(name, count)) for name, count in ACCEPTANCE_COUNTS.items()}
+    lab = {name: min(count, limits.get(name, count)) for name, count in HELD_OUT[GATED_SET].items()}
     return {"lab": lab, "own": {OTHER: limits.get(OTHER, MOST)}}
 
 

@@ -1,4 +1,4 @@
-"""Session fixtures: the lab's tokenizer, a tiny random checkpoint, its float32 engine, and that engine on Triton."""
+"""Session fixtures: a tiny tokenizer, a tiny random checkpoint, its float32 engine, and that engine on Triton."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.tiny import VOCAB_SIZE, save_tiny_tokenizer
 
 # A loaded machine is no failure, and nothing is left in the working folder.
 settings.register_profile("throughline", deadline=None, database=None)
@@ -34,18 +36,14 @@ class RunningTriton:
 
 
 @pytest.fixture(scope="session")
-def lab_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The lab's tokenizer as a folder that transformers loads."""
-    from throughline.lab import tokenizer
-
-    folder = tmp_path_factory.mktemp("lab-tokenizer")
-    tokenizer.save_tokenizer(tokenizer.build_tokenizer(), folder)
-    return folder
+def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny tokenizer in ChatML as a folder that transformers loads; 2,048 tokens, the first three special."""
+    return save_tiny_tokenizer(tmp_path_factory.mktemp("tiny-tokenizer"))
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, lab_tokenizer_dir: Path) -> Path:
-    """A random two-layer Llama with the lab's tokenizer, float32, the same at every run."""
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
+    """A random two-layer Llama with the tiny tokenizer, float32, the same at every run."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -56,9 +54,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, lab_tokenizer_dir:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        vocab_size=2048,
+        vocab_size=VOCAB_SIZE,
         max_position_embeddings=512,
-        pad_token_id=0,
+        pad_token_id=2,
         bos_token_id=1,
         eos_token_id=2,
         tie_word_embeddings=True,
@@ -68,8 +66,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, lab_tokenizer_dir:
     folder = tmp_path_factory.mktemp("tiny") / "tiny-llama"
     LlamaForCausalLM(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
     for name in TOKENIZER_FILES:
-        if (lab_tokenizer_dir / name).is_file():
-            shutil.copyfile(lab_tokenizer_dir / name, folder / name)
+        if (tiny_tokenizer_dir / name).is_file():
+            shutil.copyfile(tiny_tokenizer_dir / name, folder / name)
     return folder
 
 

@@ -85,7 +85,10 @@ def install(folder: Path, build: str) -> None:
 
     torch = locked("torch")
     if build == "cuda":
-        pip("install", "-q", f"torch=={torch}", "-c", str(LOCK))
+        # Without hashes: pip would ask for those of everything that torch brings along.
+        versions = folder / "versions.txt"
+        versions.write_text("".join(f"{pin.split()[0]}\n" for pin in pins()))
+        pip("install", "-q", f"torch=={torch}", "-c", str(versions))
     elif pip_offers_cpu_torch(python, torch, environment):
         pip("install", "-q", "--no-deps", f"torch=={torch}")
     else:
@@ -94,9 +97,9 @@ def install(folder: Path, build: str) -> None:
         command = [str(folder / "bin" / "uv"), "pip", "install", "--python", str(python), "--no-deps"]
         subprocess.run([*command, "--torch-backend=cpu", f"torch=={torch}"], check=True, env=environment)
     rest = folder / "requirements.rest.txt"
-    rest.write_text("".join(f"{line}\n" for line in pins() if not line.startswith("torch==")))
+    rest.write_text("".join(f"{pin}\n" for pin in pins() if not pin.startswith("torch==")))
     # The lock is complete, so resolving again would only cost time.
-    pip("install", "-q", "--no-deps", "-r", str(rest))
+    pip("install", "-q", "--no-deps", "--require-hashes", "-r", str(rest))
     pip("install", "-q", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
 
 
@@ -112,8 +115,9 @@ def pip_offers_cpu_torch(python: Path, version: str, environment: dict[str, str]
 
 
 def pins() -> list[str]:
-    """Returns the `name==version` lines of the lock file."""
-    lines = (line.split("#")[0].strip() for line in LOCK.read_text().splitlines())
+    """Returns the requirements of the lock file, each `name==version --hash=… --hash=…` on one line."""
+    text = LOCK.read_text().replace("\\\n", " ")
+    lines = (" ".join(line.split("#")[0].split()) for line in text.splitlines())
     return [line for line in lines if line]
 
 
@@ -123,9 +127,9 @@ def locked(name: str) -> str:
     Raises:
         SystemExit: If the lock file does not pin it.
     """
-    for line in pins():
-        if line.lower().startswith(f"{name}=="):
-            return line.split("==")[1].split(";")[0].strip()
+    for pin in pins():
+        if pin.startswith(f"{name}=="):
+            return pin.split()[0].split("==")[1]
     raise SystemExit(f"{LOCK.name} does not pin {name}")
 
 

@@ -35,7 +35,7 @@ def test_build_verifies_and_is_as_small_as_its_precision_says(
     result = engines.verify(tmp_path / "engine")
     assert result.ok
     assert result.same_machine_kind
-    assert all(item.expected == 24 for item in result.results)
+    assert all(item.expected == 16 for item in result.results)
     assert report.info == EngineInfo.read(tmp_path / "engine")
     # INT4 keeps the embedding in INT8, and it is two thirds of this model.
     nominal = 1.0 if precision == "int4" else NOMINAL_BYTES[precision]

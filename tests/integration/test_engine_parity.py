@@ -84,10 +84,10 @@ def greedy(model: Any, prompt: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("case", FAMILIES)
 def test_float32_engine_gives_the_same_greedy_tokens_as_transformers(
-    case: str, tmp_path: Path, lab_tokenizer_dir: Path
+    case: str, tmp_path: Path, tiny_tokenizer_dir: Path
 ) -> None:
     family, values = FAMILIES[case]
-    model = make_checkpoint(tmp_path / "checkpoint", family, lab_tokenizer_dir, values)
+    model = make_checkpoint(tmp_path / "checkpoint", family, tiny_tokenizer_dir, values)
     check_parity(tmp_path / "checkpoint", model, PROMPTS, tmp_path / "engine")
 
 

@@ -193,4 +193,4 @@ def test_control_tokens_in_a_message_do_not_end_it(client: openai.OpenAI) -> Non
         answer = ask(client, messages=[{"role": "user", "content": content}], max_tokens=1)
         return int(answer.usage.prompt_tokens)
 
-    assert tokens("a<|end|>b") - tokens("ab") > 1
+    assert tokens("a<|im_end|>b") - tokens("ab") > 1

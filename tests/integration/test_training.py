@@ -12,15 +12,13 @@ from typing import Any
 
 import pytest
 
-from throughline.contracts.data import DataSpec
 from throughline.contracts.errors import CheckpointError
-from throughline.contracts.training import PeftSpec, PretrainSpec, TrackingSpec, TrainerSpec
-from throughline.data import prepare
-from throughline.lab import plaintext, records
+from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
 
 pytestmark = pytest.mark.integration
 PEFT = PeftSpec(dim=8, alpha=16)
 TRAINER = TrainerSpec(
+    max_tokens=0,
     max_steps=30,
     global_batch_size=4,
     local_batch_size=4,
@@ -33,11 +31,17 @@ TRACKING = TrackingSpec(enabled=False)
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("dataset")
-    none = dict.fromkeys(records.ACCEPTANCE_COUNTS, 1)
-    made = records.generate(raw, train_records=400, acceptance=none, probe=none)
-    prepare(made.sources, tiny_checkpoint, out, DataSpec(), questions={}, seed=0)
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records with one long beginning whose answer repeats the token before it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = tmp_path_factory.mktemp("dataset")
+    beginning = list(range(10, 40))
+    for name, values in (("train", range(50, 170)), ("validation", range(170, 190))):
+        ids = [[*beginning, value, value, 2] for value in values]
+        labels = [[-100] * (len(beginning) + 1) + row[-2:] for row in ids]
+        pq.write_table(pa.table({"input_ids": ids, "labels": labels}), out / f"{name}.parquet")
     return out
 
 
@@ -108,6 +112,9 @@ fit_lora(data, base, out, peft=PEFT, trainer=TRAINER, tracking=TRACKING, on_step
 
 
 def test_a_killed_run_goes_on_from_its_newest_checkpoint(dataset: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
     out = tmp_path / "adapter"
     command = [sys.executable, "-c", KILLED, str(dataset), str(tiny_checkpoint), str(out)]
     root = Path(__file__).resolve().parents[2]
@@ -117,7 +124,49 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(dataset: Path, tiny_che
     seen: list[int] = []
     fit(dataset, tiny_checkpoint, out, on_step=lambda step, of, metrics: seen.append(step))
     assert seen == list(range(11, 31))
-    assert (out / "adapter_model.safetensors").is_file()
+    whole = tmp_path / "whole"
+    fit(dataset, tiny_checkpoint, whole)
+    resumed, straight = (load_file(folder / "adapter_model.safetensors") for folder in (out, whole))
+    assert resumed.keys() == straight.keys()
+    for name, value in straight.items():
+        torch.testing.assert_close(resumed[name], value, msg=name)
+
+
+def test_a_run_that_is_told_to_end_is_not_taken_for_a_finished_one(
+    dataset: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    def stop(step: int, of: int, metrics: dict[str, float]) -> None:
+        if step == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(dataset, tiny_checkpoint, tmp_path, on_step=stop)
+    assert not (tmp_path / "adapter_model.safetensors").exists()
+    seen: list[int] = []
+    fit(dataset, tiny_checkpoint, tmp_path, on_step=lambda step, of, metrics: seen.append(step))
+    assert seen[-1] == 30
+    assert seen[0] > 10
+
+
+def test_the_estimate_comes_first_and_leaves_the_run_as_it_was(
+    dataset: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    heard: list[str] = []
+    short = TRAINER.model_copy(update={"max_steps": 3})
+    seconds: list[float] = []
+    options: dict[str, Any] = {"trainer": short, "on_step": lambda *_: heard.append("step")}
+    asked = fit(
+        dataset,
+        tiny_checkpoint,
+        tmp_path / "asked",
+        on_estimate=lambda value: (heard.append("estimate"), seconds.append(value)),
+        **options,
+    )
+    assert heard == ["estimate", "step", "step", "step"]
+    assert seconds[0] > 0
+    silent = fit(dataset, tiny_checkpoint, tmp_path / "silent", **options)
+    assert [row["loss"] for row in asked.curves.train] == [row["loss"] for row in silent.curves.train]
+    assert (asked.records, asked.tokens) == (12, 12 * 33)
 
 
 def test_an_adapter_of_another_base_is_refused(dataset: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -133,20 +182,3 @@ def test_an_adapter_of_another_base_is_refused(dataset: Path, tiny_checkpoint: P
     AutoModelForCausalLM.from_config(config).save_pretrained(other)
     with pytest.raises(CheckpointError, match="does not fit the base"):
         merge(other, out, tmp_path / "merged")
-
-
-def test_pretraining_makes_a_loadable_checkpoint(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from throughline.training.pretrain import pretrain
-
-    spec = PretrainSpec(
-        hidden_size=128, intermediate_size=128, num_hidden_layers=2, seq_len=64, max_steps=12, global_batch_size=2
-    )
-    curves = pretrain(plaintext.documents(1), lab_tokenizer_dir, tmp_path, spec, on_step=lambda *_: None)
-    assert curves.train[-1]["loss"] < curves.train[0]["loss"]
-    model = AutoModelForCausalLM.from_pretrained(tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    assert model.config.hidden_size == 128
-    assert model.config.vocab_size == len(tokenizer)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == []

@@ -9,28 +9,48 @@ from throughline.contracts.config import StrictModel
 PII_KINDS = ("email", "phone", "ip", "credit_card", "api_key")
 
 
+class LabShares(StrictModel):
+    """How much of the lab's training records is of each kind, relative to the others.
+
+    Attributes:
+        triage: Tickets to open with a tool call.
+        grounded: Questions on numbered passages.
+        disallowed: Requests to refuse.
+        benign: Their look-alikes to help with.
+    """
+
+    triage: float = Field(default=0.55, ge=0)
+    grounded: float = Field(default=0.2, ge=0)
+    disallowed: float = Field(default=0.12, ge=0)
+    benign: float = Field(default=0.13, ge=0)
+
+
 class DataSpec(StrictModel):
     """From raw records to a tokenised dataset.
 
     Attributes:
         source: `lab`, or a JSONL file, a folder of them, or several of either separated by commas.
-        acceptance: Questions to score models with, JSONL; the lab has its own.
+        acceptance: Questions to score models with, in the same form as `source`: records whose last answer is the
+            expected one, or questions with `expected`. The lab has its own; without any, a share of the records
+            is held out.
+        acceptance_share: That share of the records.
         train_records: Lines that the lab's generator writes.
-        acceptance_scale: Share of the lab's full acceptance and probe sets.
+        shares: What the lab's records are.
         default_task: Task of records that name none; empty means they are rejected.
         default_licence: Licence of records that name none; empty means they are rejected.
         exclude_licences: Records under these terms are left out.
         pii: Kinds of personal data that become placeholders.
         near_duplicate_jaccard: Jaccard similarity of word 3-grams from which records are duplicates; 1 for exact.
         validation_share: Share of groups held out for the validation loss.
-        group_by: Fields that tie records together: no value of any of them is on both sides of the split.
+        group_by: Fields that tie records together: no value of any of them is on both sides of a split.
         max_seq_len: Longer records are rejected, in tokens.
     """
 
     source: str = "lab"
     acceptance: str | None = None
-    train_records: int = Field(default=9000, ge=100)
-    acceptance_scale: float = Field(default=1.0, gt=0, le=1)
+    acceptance_share: float = Field(default=0.1, gt=0, lt=0.5)
+    train_records: int = Field(default=2500, ge=100)
+    shares: LabShares = LabShares()
     default_task: str = ""
     default_licence: str = ""
     exclude_licences: tuple[str, ...] = ()
@@ -38,4 +58,4 @@ class DataSpec(StrictModel):
     near_duplicate_jaccard: float = Field(default=0.8, gt=0, le=1)
     validation_share: float = Field(default=0.05, gt=0, lt=0.5)
     group_by: tuple[str, ...] = ("customer", "document")
-    max_seq_len: int = Field(default=512, ge=16)
+    max_seq_len: int = Field(default=1024, ge=16)

@@ -17,6 +17,7 @@ Backend = Literal["cpu", "tensorrt", "pytorch"]
 Precision = Literal["f32", "bf16", "int8", "int4", "fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4"]
 KvCacheDtype = Literal["auto", "f32", "f16", "bf16", "u8", "u4", "fp8", "nvfp4"]
 ComputeDtype = Literal["auto", "f32", "bf16", "f16"]
+Calibration = Literal["none", "mixed_precision", "awq", "scale_estimation", "awq_scale_estimation", "gptq"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 Progress = Callable[[str, float], None]
 ENGINE_FILE = "engine.json"
@@ -31,6 +32,11 @@ class EngineSpec(StrictModel):
         dtype: Type that activations are computed in; `auto` takes the fastest that the machine has.
         group_size: Weights that share a scale in INT4; divides every linear layer's input size.
         symmetric: Whether quantised weights have no zero point.
+        calibration: What INT4 learns from records of the training split: `none` of it, which layers to keep in
+            INT8 (`mixed_precision`), or that and scales or weights (the others, NNCF's algorithms of these names).
+        int4_ratio: Share of the linear layers' weights in INT4; the rest, like embedding and head, is INT8.
+        calib_size: Records that a calibrated build runs the model on.
+        calib_max_seq_length: Tokens of each of them; of a longer record the last ones, where the answer is.
         max_batch_size: Sequences in one iteration.
         max_num_tokens: Packed tokens in one iteration; prompts longer than it are prefilled in chunks.
         max_seq_len: Prompt plus output tokens of one request.
@@ -48,6 +54,10 @@ class EngineSpec(StrictModel):
     dtype: ComputeDtype = "auto"
     group_size: int = Field(default=64, ge=16)
     symmetric: bool = False
+    calibration: Calibration = "none"
+    int4_ratio: float = Field(default=1.0, gt=0, le=1)
+    calib_size: int = Field(default=64, ge=1)
+    calib_max_seq_length: int = Field(default=256, ge=1)
     max_batch_size: int = Field(default=64, ge=1)
     max_num_tokens: int = Field(default=512, ge=1)
     max_seq_len: int = Field(default=1024, ge=2)
@@ -58,6 +68,28 @@ class EngineSpec(StrictModel):
     enable_block_reuse: bool = True
     enable_chunked_context: bool = True
     num_threads: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """What a calibrated build runs the model on.
+
+    Attributes:
+        token_ids: Records, each with a token at least; the builder takes no more than the spec asks for.
+        dataset_digest: Digest of the dataset whose training split they are from.
+    """
+
+    token_ids: tuple[tuple[int, ...], ...]
+    dataset_digest: str
+
+
+class CalibrationInfo(StrictModel):
+    """How an engine's weights were calibrated: method, dataset, and how many records and tokens of it."""
+
+    method: Calibration
+    dataset_digest: str
+    records: int
+    tokens: int
 
 
 class EngineInfo(StrictModel):
@@ -73,6 +105,7 @@ class EngineInfo(StrictModel):
         max_position_embeddings: Longest sequence that the model was made for.
         parameters: Weights of the model, tied ones counted once.
         checkpoint_digest: SHA-256 over the checkpoint's weights and config.
+        calibration: What the weights were calibrated on; None for a build without data.
         weight_bytes: Size of the weights on disk.
         versions: Package versions of the builder.
     """
@@ -93,6 +126,7 @@ class EngineInfo(StrictModel):
     hidden_size: int
     parameters: int
     checkpoint_digest: str
+    calibration: CalibrationInfo | None = None
     weight_bytes: int
     versions: dict[str, str]
 
@@ -250,12 +284,19 @@ class EngineBuilder(Protocol):
     """Makes an engine directory from a Hugging Face checkpoint folder."""
 
     def build(
-        self, checkpoint_dir: Path, spec: EngineSpec, out_dir: Path, on_progress: Progress | None = None
+        self,
+        checkpoint_dir: Path,
+        spec: EngineSpec,
+        out_dir: Path,
+        on_progress: Progress | None = None,
+        *,
+        calibration: CalibrationData | None = None,
     ) -> BuildReport:
         """Builds into `out_dir`; `on_progress(phase, fraction)` hears of every phase.
 
         Raises:
-            EngineError: If the spec or the checkpoint is beyond the back end, or space is short.
+            EngineError: If the spec or the checkpoint is beyond the back end, `calibration` is missing or does
+                not fit the model, or space is short.
             CheckpointError: If the checkpoint is missing or damaged.
         """
         ...

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from throughline.contracts.config import StrictModel
 
@@ -27,38 +27,56 @@ class TrainerSpec(StrictModel):
     """One supervised fine-tuning run.
 
     Attributes:
-        max_steps: Optimiser steps.
-        global_batch_size: Sequences in one optimiser step, over all ranks.
-        local_batch_size: Sequences in one forward pass of one rank.
+        max_tokens: Tokens of training records, counted each time that a record is seen; the run ends with the step
+            that reaches it. 0 for no limit.
+        max_steps: Optimiser steps; 0 for no limit. With neither limit it is one epoch.
+        global_batch_size: Records in one optimiser step, over all ranks.
+        local_batch_size: Records in one forward pass of one rank.
+        max_tokens_per_batch: Most record tokens in one forward pass; long records make smaller batches.
         lr: Peak learning rate; cosine decay to `min_lr_ratio` of it after `lr_warmup_steps`.
+        betas: AdamW's decay rates of its two moments.
         weight_decay: AdamW's decoupled weight decay.
         max_grad_norm: Gradients are clipped to this global norm.
-        val_every_steps: Steps between validations.
+        val_every_steps: Steps between validations; 0 for one at the end.
+        val_records: Records behind a validation loss; 0 for all.
         ckpt_every_steps: Steps between resumable checkpoints.
-        probe_size: Validation prompts answered by greedy generation at each validation; 0 for none.
+        probe_size: Development questions answered by greedy generation at each validation; 0 for none.
         probe_max_new_tokens: Length limit of those answers.
-        torch_dtype: `auto` is float32 on a CPU and bfloat16 on a GPU.
+        torch_dtype: Type of the frozen weights and of the arithmetic; adapters are float32 always. `auto` is bfloat16
+            where the processor or GPU computes in it, else float32.
         num_threads: CPU threads of torch; 0 takes every core.
         strategy: AutoModel's distributed strategy.
         seed: Seed of initialisation and data order.
     """
 
-    max_steps: int = Field(default=400, ge=1)
-    global_batch_size: int = Field(default=16, ge=1)
-    local_batch_size: int = Field(default=16, ge=1)
-    lr: float = Field(default=2e-3, gt=0)
+    max_tokens: int = Field(default=100_000, ge=0)
+    max_steps: int = Field(default=0, ge=0)
+    global_batch_size: int = Field(default=4, ge=1)
+    local_batch_size: int = Field(default=4, ge=1)
+    max_tokens_per_batch: int = Field(default=4096, ge=16)
+    lr: float = Field(default=1e-3, gt=0)
     min_lr_ratio: float = Field(default=0.05, ge=0, le=1)
-    lr_warmup_steps: int = Field(default=30, ge=0)
+    lr_warmup_steps: int = Field(default=10, ge=0)
+    betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
-    val_every_steps: int = Field(default=100, ge=1)
-    ckpt_every_steps: int = Field(default=100, ge=1)
-    probe_size: int = Field(default=48, ge=0)
-    probe_max_new_tokens: int = Field(default=80, ge=1)
+    val_every_steps: int = Field(default=0, ge=0)
+    val_records: int = Field(default=64, ge=0)
+    ckpt_every_steps: int = Field(default=50, ge=1)
+    probe_size: int = Field(default=0, ge=0)
+    probe_max_new_tokens: int = Field(default=96, ge=1)
     torch_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     num_threads: int = Field(default=0, ge=0)
     strategy: Literal["ddp", "fsdp2"] = "ddp"
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> Self:
+        if self.global_batch_size % self.local_batch_size:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is no multiple of local_batch_size {self.local_batch_size}"
+            )
+        return self
 
 
 class TrackingSpec(StrictModel):
@@ -67,37 +85,3 @@ class TrackingSpec(StrictModel):
     enabled: bool = True
     mode: Literal["offline", "online", "disabled"] = "offline"
     project: str = "throughline"
-
-
-class PretrainSpec(StrictModel):
-    """Next-token pre-training of a small Llama from scratch.
-
-    Attributes:
-        hidden_size, intermediate_size: Divisible by 128, or INT4 AWQ cannot be exported.
-        rope_theta: Base of the rotary embedding's wavelengths.
-        initialisation: `induction` starts with a working copy circuit (see `training.induction`), `random` without.
-        seq_len: Tokens in one training sequence; documents are packed with `<|bos|>` between them.
-        max_steps, global_batch_size, lr, …: As in `TrainerSpec`.
-        documents_seed: Seed of the text generator.
-    """
-
-    hidden_size: int = Field(default=256, multiple_of=128)
-    intermediate_size: int = Field(default=768, multiple_of=128)
-    num_hidden_layers: int = Field(default=6, ge=1)
-    num_attention_heads: int = Field(default=4, ge=1)
-    num_key_value_heads: int = Field(default=2, ge=1)
-    max_position_embeddings: int = Field(default=1024, ge=8)
-    rope_theta: float = Field(default=500_000.0, gt=1)
-    initialisation: Literal["random", "induction"] = "induction"
-    seq_len: int = Field(default=256, ge=8)
-    max_steps: int = Field(default=1800, ge=1)
-    global_batch_size: int = Field(default=8, ge=1)
-    lr: float = Field(default=1.5e-3, gt=0)
-    min_lr_ratio: float = Field(default=0.01, ge=0, le=1)
-    lr_warmup_steps: int = Field(default=100, ge=0)
-    weight_decay: float = Field(default=0.1, ge=0)
-    ckpt_every_steps: int = Field(default=400, ge=1)
-    torch_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    num_threads: int = Field(default=0, ge=0)
-    seed: int = 1
-    documents_seed: int = 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from throughline.data.calibration import calibration_records
 from throughline.data.pipeline import DataReport, prepare
 
-__all__ = ["DataReport", "prepare"]
+__all__ = ["DataReport", "calibration_records", "prepare"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from throughline.contracts.data import DataSpec
 
@@ -35,18 +35,14 @@ def render(report: DataReport, spec: DataSpec, files: Sequence[str], seed: int) 
         f"By {', '.join(spec.group_by) or 'nothing'} with seed {seed}: no group is on both sides. "
         f"{report.overlap} training records that nearly repeat a held-out question were left out.",
     ]
-    if report.statistics:
-        parts += ["## Variety of the raw records", _table(("Measure", "Value"), _flat(report.statistics))]
+    if report.split_off:
+        parts.append(f"No acceptance set was given: {report.split_off}.")
     parts += [
         "## Limits",
         "Personal data is found by patterns (e-mail, international phone numbers, IP addresses, card numbers "
         "with a valid check digit, common API keys); names of people and companies stay.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _flat(values: Mapping[str, Any]) -> list[tuple[str, object]]:
-    return [(key, f"{value:.4f}" if isinstance(value, float) else value) for key, value in values.items()]
 
 
 def _table(head: tuple[str, str], rows: Iterable[tuple[str, object]]) -> str:

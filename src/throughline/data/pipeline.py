@@ -19,8 +19,9 @@ from throughline.data.dedup import conversation_text, find_duplicates
 from throughline.data.ingest import Record, Reject, read_records, reject
 from throughline.data.normalise import map_texts, normalise
 from throughline.data.pii import Redactor, check_kinds
+from throughline.data.questions import as_question, read_questions
 from throughline.data.render import Rendered, Renderer
-from throughline.data.split import split
+from throughline.data.split import split, times
 from throughline.data.validate import validate
 
 Progress = Callable[[str, float], None]
@@ -30,7 +31,8 @@ Progress = Callable[[str, float], None]
 class DataReport:
     """What the stage did, in plain JSON types.
 
-    `tokens` counts train and validation tokens and how many of them carry loss.
+    `tokens` counts train and validation tokens and how many of them carry loss; `split_off` says how an
+    acceptance set was made of the records, if none was given.
     """
 
     lines: int = 0
@@ -48,7 +50,7 @@ class DataReport:
     answer_lengths: list[int] = field(default_factory=list)
     questions: int = 0
     overlap: int = 0
-    statistics: dict[str, Any] = field(default_factory=dict)
+    split_off: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the report without the list of lengths."""
@@ -61,9 +63,8 @@ def prepare(
     out: Path,
     spec: DataSpec,
     *,
-    questions: Mapping[str, Path],
+    questions: Mapping[str, Sequence[Path]],
     seed: int,
-    statistics: Mapping[str, Any] | None = None,
     on_progress: Progress = lambda phase, fraction: None,
 ) -> DataReport:
     """Turns raw records into a dataset folder.
@@ -74,27 +75,27 @@ def prepare(
         out: Folder to write `train` and `validation` (`.jsonl` and `.parquet`), `rejects.jsonl`,
             `README.md` (the card), `report.json` and one JSONL of rendered questions for each of `questions`.
         spec: What to do.
-        questions: Held-out question files by name; the train side is checked against them.
+        questions: Held-out question files by name; the train side is checked against them. Without any, an
+            acceptance set is held out of the records, by group and the latest first where all say `created`.
         seed: Seed of the split.
-        statistics: Measured variety of the raw records, for the card.
         on_progress: Hears phase and fraction.
 
     Raises:
-        DataError: If a file is missing or nothing is left to train on.
+        DataError: If a file is missing, a held-out question cannot be used, or nothing is left to train on.
         CheckpointError: If the tokenizer cannot be used.
         ConfigError: If the spec names an unknown kind of personal data.
     """
     check_kinds(spec.pii)
     renderer = Renderer(tokenizer_dir)
-    report = DataReport(statistics=dict(statistics or {}))
+    report = DataReport()
     rejects: list[Reject] = []
-    held_out = {name: _read_questions(path) for name, path in questions.items()}
+    held_out = {name: read_questions(paths, spec) for name, paths in questions.items()}
 
     on_progress("ingest", 0.0)
     records = _read(files, spec, rejects, report)
     on_progress("deduplicate", 0.2)
     records = _drop_duplicates(records, spec, rejects)
-    records = _drop_held_out(records, held_out, spec, rejects, report)
+    records = _drop_held_out(records, held_out, spec, rejects)
     on_progress("redact", 0.4)
     for record in records:
         _redact(record, spec, report)
@@ -109,6 +110,8 @@ def prepare(
         else:
             kept.append((record, outcome))
     on_progress("write", 0.9)
+    if kept and not questions:
+        kept, held_out["acceptance"] = _split_off(kept, spec, seed, rejects, report)
     if not kept:
         raise DataError(
             "no record is left to train on",
@@ -116,8 +119,9 @@ def prepare(
             seen=f"{len(rejects)} rejects: {dict(Counter(item.reason for item in rejects).most_common(5))}",
             fix="read the reasons, correct the records or the data settings",
         )
-    if len(kept) + len(rejects) != report.lines:
-        raise InternalError("records were lost", seen=f"{report.lines} in, {len(kept)} + {len(rejects)} out")
+    out_again = len(kept) + len(rejects) + (0 if questions else len(held_out["acceptance"]))
+    if out_again != report.lines:
+        raise InternalError("records were lost", seen=f"{report.lines} in, {out_again} out")
     for_validation = split([record.values for record, _ in kept], spec.group_by, spec.validation_share, seed)
     if not any(for_validation):
         raise DataError(
@@ -167,24 +171,42 @@ def _drop_duplicates(records: list[Record], spec: DataSpec, rejects: list[Reject
 
 
 def _drop_held_out(
-    records: list[Record],
-    held_out: Mapping[str, list[dict[str, Any]]],
-    spec: DataSpec,
-    rejects: list[Reject],
-    report: DataReport,
+    records: list[Record], held_out: Mapping[str, list[dict[str, Any]]], spec: DataSpec, rejects: list[Reject]
 ) -> list[Record]:
     """Leaves out what nearly repeats a held-out question, so that scores measure more than memory."""
     questions = [_asked(row["messages"]) for rows in held_out.values() for row in rows]
     texts = [*questions, *(_asked(record.values["messages"]) for record in records)]
-    kept = list(records)
-    for item in find_duplicates(texts, spec.near_duplicate_jaccard):
-        if item.index >= len(questions) > item.original:
-            record = records[item.index - len(questions)]
-            detail = f"a held-out question asks the same, Jaccard {item.jaccard:.2f}"
-            rejects.append(reject(record, "deduplicate", "held_out_overlap", detail))
-            kept.remove(record)
-            report.overlap += 1
-    return kept
+    repeats = {
+        item.index - len(questions): item.jaccard
+        for item in find_duplicates(texts, spec.near_duplicate_jaccard)
+        if item.index >= len(questions) > item.original
+    }
+    for index, jaccard in repeats.items():
+        detail = f"a held-out question asks the same, Jaccard {jaccard:.2f}"
+        rejects.append(reject(records[index], "deduplicate", "held_out_overlap", detail))
+    return [record for index, record in enumerate(records) if index not in repeats]
+
+
+def _split_off(
+    kept: list[tuple[Record, Rendered]], spec: DataSpec, seed: int, rejects: list[Reject], report: DataReport
+) -> tuple[list[tuple[Record, Rendered]], list[dict[str, Any]]]:
+    """Holds an acceptance set out of the records; returns what is left and the questions."""
+    values = [record.values for record, _ in kept]
+    latest = times(values)
+    held = split(values, spec.group_by, spec.acceptance_share, seed, latest=latest)
+    if not any(held):
+        raise DataError(
+            "no group is small enough for an acceptance set",
+            where="data.acceptance_share",
+            seen=f"{spec.acceptance_share} of {len(kept)} records",
+            fix="give your own (data.acceptance=…), raise the share, or group by fewer fields (data.group_by)",
+        )
+    rows = [as_question(record.values, record.id) for (record, _), out in zip(kept, held, strict=True) if out]
+    order = "the latest ones first" if latest else "in random order, as not all records say when they were created"
+    report.split_off = f"{len(rows)} of {len(kept)} records are held out by {' and '.join(spec.group_by)}, {order}"
+    left = {id(record): (record, rendered) for (record, rendered), out in zip(kept, held, strict=True) if not out}
+    records = [record for record, _ in left.values()]
+    return [left[id(record)] for record in _drop_held_out(records, {"": rows}, spec, rejects)], rows
 
 
 def _asked(messages: Iterable[Mapping[str, Any]]) -> str:
@@ -246,33 +268,13 @@ def _write_side(out: Path, name: str, pairs: list[tuple[Record, Rendered]], repo
         report.answer_lengths = answers
 
 
-def _read_questions(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for item in read_records([path]):
-        fault = item if isinstance(item, Reject) else None
-        if isinstance(item, Record):
-            messages = item.values.get("messages")
-            if not isinstance(messages, list) or not messages or "expected" not in item.values:
-                fault = reject(item, "ingest", "missing_field", "messages or expected")
-            else:
-                rows.append(item.values)
-        if fault is not None:
-            raise DataError(
-                "held-out question cannot be used",
-                where=f"{path}:{fault.line}",
-                seen=f"{fault.reason}: {fault.detail}",
-                fix="correct the line; each needs messages that end with the user, and expected",
-            )
-    return rows
-
-
 def _write_questions(path: Path, rows: Iterable[dict[str, Any]], renderer: Renderer) -> int:
     done = []
-    for index, row in enumerate(rows):
+    for row in rows:
         text, ids = renderer.prompt(row["messages"], row.get("tools") or [])
         done.append(
             {
-                "id": str(row.get("id", index)),
+                "id": row["id"],
                 "task": row.get("task", "chat"),
                 "customer": row.get("customer", ""),
                 "messages": row["messages"],
@@ -294,6 +296,7 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _count(report: DataReport, kept: Sequence[Record], rejects: Sequence[Reject]) -> None:
     report.kept = len(kept)
+    report.overlap = sum(item.reason == "held_out_overlap" for item in rejects)
     report.rejects = dict(Counter(item.reason for item in rejects).most_common())
     report.repairs = dict(Counter(name for record in kept for name in record.repairs).most_common())
     report.personal = dict(sorted(report.personal.items()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 
@@ -33,28 +34,58 @@ def groups(records: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> list[
 
 
 def split(
-    records: Sequence[Mapping[str, Any]], fields: Sequence[str], validation_share: float, seed: int
+    records: Sequence[Mapping[str, Any]],
+    fields: Sequence[str],
+    share: float,
+    seed: int,
+    *,
+    latest: Sequence[datetime] | None = None,
 ) -> list[bool]:
-    """Returns for each record whether it is for validation.
+    """Returns for each record whether it is held out.
 
     Groups are taken in an order that depends on their names and the seed alone, until the share of records
-    is reached; a group larger than what is left is passed over, so that one giant cannot fill validation.
+    is reached; a group larger than what is left is passed over, so that one giant cannot fill the held-out side.
+
+    Args:
+        records: What to split.
+        fields: Fields that tie records together.
+        share: Share of the records to hold out.
+        seed: Seed of the order.
+        latest: Time of each record; given, the groups with the latest ones go first.
     """
     group_of = groups(records, fields)
     sizes: dict[int, int] = {}
-    for group in group_of:
+    times: dict[int, datetime] = {}
+    for index, group in enumerate(group_of):
         sizes[group] = sizes.get(group, 0) + 1
-    wanted = round(validation_share * len(records))
+        if latest is not None:
+            times[group] = max(times.get(group, latest[index]), latest[index])
+    wanted = round(share * len(records))
 
-    def order(group: int) -> bytes:
+    def name(group: int) -> bytes:
         record = records[group]
         names = [str(record.get(field, "")) for field in fields] + [str(record.get("id", group))]
         return hashlib.sha256(f"{seed}\0{names}".encode()).digest()
 
+    order = sorted(sizes, key=name)
+    if latest is not None:
+        order.sort(key=lambda group: times[group], reverse=True)
     chosen: set[int] = set()
     taken = 0
-    for group in sorted(sizes, key=order):
+    for group in order:
         if taken + sizes[group] <= wanted:
             chosen.add(group)
             taken += sizes[group]
     return [group in chosen for group in group_of]
+
+
+def times(records: Sequence[Mapping[str, Any]], field: str = "created") -> list[datetime] | None:
+    """Returns when each record was made, or None if one of them does not say so in ISO 8601."""
+    found = []
+    for record in records:
+        try:
+            time = datetime.fromisoformat(str(record.get(field)))
+        except ValueError:
+            return None
+        found.append(time if time.tzinfo else time.replace(tzinfo=UTC))
+    return found

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from throughline.contracts.engine import (
     BuildReport,
+    CalibrationData,
     EngineBuilder,
     EngineInfo,
     EngineRuntime,
@@ -31,6 +32,7 @@ def build(
     on_progress: Progress | None = None,
     *,
     name: str | None = None,
+    calibration: CalibrationData | None = None,
 ) -> BuildReport:
     """Builds an engine directory from a Hugging Face checkpoint folder.
 
@@ -40,12 +42,16 @@ def build(
         out_dir: Where to; `engine.json` is written last, so a directory without it is unfinished.
         on_progress: Hears `(phase, fraction of the phase)`.
         name: Name that the engine is served under; the checkpoint's and the precision by default.
+        calibration: Records of the training split, if `spec.calibration` asks for any.
 
     Raises:
-        EngineError: If the spec or the checkpoint is beyond the back end, or memory or disk is short.
+        EngineError: If the spec or the checkpoint is beyond the back end, `calibration` is missing or does not
+            fit the model, or memory or disk is short.
         CheckpointError: If the checkpoint is missing or damaged.
     """
-    return builder(spec.backend, name).build(Path(checkpoint_dir), spec, Path(out_dir), on_progress)
+    return builder(spec.backend, name).build(
+        Path(checkpoint_dir), spec, Path(out_dir), on_progress, calibration=calibration
+    )
 
 
 def load(engine_dir: Path, **overrides: object) -> LoadedEngine:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from throughline.contracts.engine import EngineInfo
+from throughline.contracts.engine import CalibrationInfo, EngineInfo, EngineSpec
 
 _PRECISIONS = {
     "f32": "float32 weights. The reference: gives the same greedy tokens as transformers in float32.",
     "bf16": "bfloat16 weights, rounded to nearest even from the checkpoint.",
     "int8": "INT8 weight-only: one scale a row, activations are not quantised (W8A16 in TensorRT-LLM's words).",
-    "int4": "INT4 weight-only by groups, without calibration; embedding and head stay INT8 (W4A16).",
+    "int4": "INT4 weight-only by groups; embedding and head stay INT8, activations are not quantised (W4A16).",
     "fp8": "FP8 (E4M3) storage only: the weights are widened when the engine is loaded, "
     "so the file is smaller and nothing else is. No FP8 arithmetic takes place on a CPU.",
 }
@@ -51,8 +51,9 @@ def render_card(
         "Checkpoint": f"sha256:{info.checkpoint_digest}",
     }
     if quantised:
-        kind = "symmetric" if spec.symmetric else "asymmetric"
-        rows["Quantisation"] = f"{kind}, group size {spec.group_size}" if spec.precision == "int4" else kind
+        rows["Quantisation"] = _quantisation(spec)
+    if spec.precision == "int4":
+        rows["Calibration"] = _calibration(info.calibration)
     parts = [
         f"# Engine {info.name}",
         f"Back end `{spec.backend}`: OpenVINO GenAI with paged attention and in-flight batching. "
@@ -74,6 +75,22 @@ def render_card(
         '```python\nfrom throughline.engines import verify\n\nprint(verify("path/to/this/folder"))\n```',
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _quantisation(spec: EngineSpec) -> str:
+    kind = "symmetric" if spec.symmetric else "asymmetric"
+    if spec.precision != "int4":
+        return kind
+    return f"{kind}, group size {spec.group_size}, {spec.int4_ratio:.0%} of the linear layers' weights in INT4"
+
+
+def _calibration(calibration: CalibrationInfo | None) -> str:
+    if calibration is None:
+        return "none: rounded to nearest, without data"
+    return (
+        f"{calibration.method} on {calibration.records} records ({calibration.tokens:,} tokens) "
+        f"of the training split of dataset {calibration.dataset_digest[:12]}"
+    )
 
 
 def mib(size: int) -> str:

@@ -10,7 +10,7 @@ from throughline.contracts.engine import EngineRuntime, GoldenResult, SamplingPa
 from throughline.contracts.errors import EngineError
 
 GOLDEN_FILE = "golden.json"
-GOLDEN_TOKENS = 24
+GOLDEN_TOKENS = 16
 PROMPTS = (
     "The server has stopped.",
     "GPU 3 reports Xid 79 after the driver update, please advise.",

@@ -1,4 +1,4 @@
-"""Reads (sharded) safetensors folders with numpy alone: headers, lazy tensors, exact bfloat16 rounding."""
+"""The tensors of a (sharded) safetensors folder by name, in float32 or bfloat16, read when asked for."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ import numpy.typing as npt
 
 from throughline.contracts.errors import CheckpointError
 
-_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
-_HEADER_LIMIT = 100 * 2**20
+_TYPES = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor lies: its file, dtype in safetensors' spelling, shape and absolute byte offset."""
+    """Where a tensor lies: its file, dtype in safetensors' spelling, and shape."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
-    offset: int
 
     @property
     def size(self) -> int:
@@ -47,9 +45,11 @@ class SafetensorsFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files = _files(folder)
+        self._readers = {file: _open(file) for file in self.files}
         self.entries: dict[str, TensorEntry] = {}
-        for file in self.files:
-            self.entries.update(_header(file))
+        for file, reader in self._readers.items():
+            names = reader.keys()
+            self.entries |= {name: _entry(file, reader, name) for name in names}
 
     def __contains__(self, name: str) -> bool:
         return name in self.entries
@@ -58,18 +58,16 @@ class SafetensorsFolder:
         return iter(self.entries)
 
     def f32(self, name: str) -> npt.NDArray[np.float32]:
-        """Returns a tensor as float32, a copy unless it is stored so (then read-only, mapped)."""
-        entry = self.entries[name]
-        raw = self._raw(entry)
-        if entry.dtype == "BF16":
-            return bf16_to_f32(raw)
-        return raw.astype(np.float32, copy=False)
+        """Returns a tensor as float32, a copy."""
+        values: npt.NDArray[np.float32] = self._array(name).astype(np.float32, copy=False)
+        return values
 
     def bf16(self, name: str) -> npt.NDArray[np.uint16]:
-        """Returns a tensor's bfloat16 bit patterns, rounded to nearest even if it is stored wider."""
-        entry = self.entries[name]
-        raw = self._raw(entry)
-        return raw if entry.dtype == "BF16" else f32_to_bf16(raw.astype(np.float32, copy=False))
+        """Returns a tensor's bfloat16 bit patterns, a copy, rounded to nearest even if it is stored wider."""
+        import ml_dtypes
+
+        bits: npt.NDArray[np.uint16] = self._array(name).astype(ml_dtypes.bfloat16, copy=False).view(np.uint16)
+        return bits
 
     def digest(self) -> str:
         """Returns the SHA-256 over all weight files and `config.json`, in name order."""
@@ -81,25 +79,34 @@ class SafetensorsFolder:
                     total.update(chunk)
         return total.hexdigest()
 
-    @staticmethod
-    def _raw(entry: TensorEntry) -> npt.NDArray[Any]:
-        dtype: np.dtype[Any] = np.dtype({"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[entry.dtype])
-        if not entry.size:
-            return np.zeros(entry.shape, dtype)
-        return np.memmap(entry.file, dtype, "r", entry.offset, entry.shape)
+    def _array(self, name: str) -> npt.NDArray[Any]:
+        array: npt.NDArray[Any] = self._readers[self.entries[name].file].get_tensor(name)
+        return array
 
 
-def bf16_to_f32(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    """Widens bfloat16 bit patterns (uint16) to float32, exactly."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+def _open(file: Path) -> Any:
+    # Registers numpy's bfloat16, in which safetensors returns BF16 tensors.
+    import ml_dtypes  # noqa: F401
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(file, framework="numpy")
+    except SafetensorError as error:
+        raise CheckpointError(
+            "safetensors file is damaged", where=str(file), seen=str(error), fix="copy it again"
+        ) from None
 
 
-def f32_to_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Rounds float32 to bfloat16 bit patterns, to nearest, ties to even; NaN stays a quiet NaN."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
-    nan = (bits & 0x7FFFFFFF) > 0x7F800000
-    return np.where(nan, (bits >> 16) | 0x40, rounded).astype(np.uint16)
+def _entry(file: Path, reader: Any, name: str) -> TensorEntry:
+    part = reader.get_slice(name)
+    if part.get_dtype() not in _TYPES:
+        raise CheckpointError(
+            "tensor type is not supported",
+            where=f"{file.name}:{name}",
+            seen=part.get_dtype(),
+            fix="give a checkpoint in F32, F16 or BF16, not a quantised one",
+        )
+    return TensorEntry(file, part.get_dtype(), tuple(part.get_shape()))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -131,35 +138,3 @@ def _files(folder: Path) -> list[Path]:
             fix="copy the whole folder",
         )
     return [folder / name for name in shards]
-
-
-def _header(file: Path) -> dict[str, TensorEntry]:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(size - 8, _HEADER_LIMIT):
-            raise _damaged(file, f"header of {length} bytes in a file of {size}")
-        try:
-            header = json.loads(stream.read(length))
-            found = {
-                name: TensorEntry(file, item["dtype"], tuple(item["shape"]), 8 + length + item["data_offsets"][0])
-                for name, item in header.items()
-                if name != "__metadata__"
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _damaged(file, repr(error)) from None
-    for name, entry in found.items():
-        if entry.dtype not in _ITEM_BYTES:
-            raise CheckpointError(
-                "tensor type is not supported",
-                where=f"{file.name}:{name}",
-                seen=entry.dtype,
-                fix="give a checkpoint in F32, F16 or BF16, not a quantised one",
-            )
-        if entry.offset + entry.size * _ITEM_BYTES[entry.dtype] > size:
-            raise _damaged(file, f"{name} ends beyond the file's {size} bytes")
-    return found
-
-
-def _damaged(file: Path, seen: str) -> CheckpointError:
-    return CheckpointError("safetensors file is damaged", where=str(file), seen=seen, fix="copy it again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ import jinja2.parser
 import jinja2.sandbox
 
 from throughline.contracts.errors import GatewayError
-from throughline.gateway.errors import bad_request
+from throughline.gateway.errors import ApiError, bad_request
 from throughline.gateway.literals import LiteralGuard
 
 if TYPE_CHECKING:
@@ -110,6 +111,10 @@ class ChatTemplate:
 class PromptEncoder:
     """Tokenizer and chat template of one engine folder.
 
+    Attributes:
+        call_opening: What the template writes before a call's JSON, `<tool_call>` and often a newline; empty if
+            it writes calls in another form, or none.
+
     Raises:
         GatewayError: If the folder has no tokenizer.
     """
@@ -120,15 +125,11 @@ class PromptEncoder:
         source = _template_source(engine_dir, config)
         self.template = None if source is None else ChatTemplate(source, _special_tokens(engine_dir, config))
         added = self._tokenizer.get_added_tokens_decoder().values()
+        self.call_opening = "" if self.template is None else _call_opening(self.template)
         # Some families do not flag their tool-call tags as special, though templates write them.
         self._guard = LiteralGuard(
             token.content for token in added if token.special or token.content in _TOOL_CALL_TAGS
         )
-
-    @property
-    def has_tool_call_token(self) -> bool:
-        """Whether `<tool_call>` is one token, so that a prompt can end with it."""
-        return self._tokenizer.token_to_id(TOOL_CALL_START) is not None
 
     async def chat(
         self,
@@ -193,6 +194,16 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _call_opening(template: ChatTemplate) -> str:
+    call = {"type": "function", "function": {"name": "probe", "arguments": {}}}
+    try:
+        text = template.render([{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}])
+    except ApiError:
+        return ""
+    found = re.search(rf'{TOOL_CALL_START}\s*(?={{"name": "probe")', text)
+    return found[0] if found else ""
 
 
 def _raise_exception(message: str) -> None:

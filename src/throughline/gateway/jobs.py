@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 
 from throughline.contracts.engine import SamplingParams
-from throughline.gateway.chat import TOOL_CALL_START
 from throughline.gateway.http import Exchange
 from throughline.gateway.params import sampling, template_messages, token_prompt, tool_use
 from throughline.gateway.schemas import ChatRequest, CompletionRequest, GenerationFields
@@ -44,7 +43,7 @@ async def chat_job(exchange: Exchange, request: ChatRequest, models: ServedModel
     model = _model(exchange, request, models)
     use = tool_use(request, model.encoder)
     prompt = await model.encoder.chat(
-        template_messages(request.messages), use.tools, opening=TOOL_CALL_START if use.forced else ""
+        template_messages(request.messages), use.tools, opening=model.encoder.call_opening if use.forced else ""
     )
     params = sampling(request, model.facts, prompt_tokens=len(prompt))
     stream, usage = _streaming(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import orjson
 
@@ -40,9 +40,9 @@ class HumanFormatter(_Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-def configure(log_format: Literal["human", "json"]) -> None:
-    """Sends the gateway's records, and warnings of the server below it, to standard error."""
-    handler = logging.StreamHandler()
+def configure(log_format: Literal["human", "json"], stream: TextIO | None = None) -> None:
+    """Sends the gateway's records, and warnings of the server below it, to `stream` or else standard error."""
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
     for name, level in (("throughline.gateway", logging.INFO), ("uvicorn.error", logging.WARNING)):
         log = logging.getLogger(name)

@@ -60,8 +60,8 @@ def tool_use(request: ChatRequest, encoder: PromptEncoder) -> ToolUse:
     elif choice != "required":
         message = f"'tool_choice' is none, auto, required or a function, seen: {choice!r}."
         raise bad_request(message, param="tool_choice", code="invalid_value")
-    if not encoder.has_tool_call_token:
-        raise unsupported("tool_choice", f"this model's tokenizer has no {TOOL_CALL_START} token to force a call")
+    if not encoder.call_opening:
+        raise unsupported("tool_choice", f"this model's chat template writes no {TOOL_CALL_START} to force a call with")
     return ToolUse(tools, parse=True, forced=True)
 
 

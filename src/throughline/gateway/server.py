@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from throughline.contracts.errors import GatewayError
 from throughline.contracts.gateway import GatewaySpec
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 _BACKLOG = 1024
 
 
-def serve(spec: GatewaySpec, *, on_ready: Callable[[str], None] | None = None) -> None:
+def serve(
+    spec: GatewaySpec, *, on_ready: Callable[[str], None] | None = None, log_stream: TextIO | None = None
+) -> None:
     """Serves until SIGINT or SIGTERM, then refuses new requests and lets running ones end.
 
     Running requests get `drain_seconds`; what is left is cut off, and a second SIGINT does so at once.
@@ -30,6 +32,7 @@ def serve(spec: GatewaySpec, *, on_ready: Callable[[str], None] | None = None) -
     Args:
         spec: What to serve and where.
         on_ready: Called once with `http://host:port` when requests are accepted.
+        log_stream: Where log lines go; standard error if None.
 
     Raises:
         EngineError: If an engine folder is none.
@@ -39,7 +42,7 @@ def serve(spec: GatewaySpec, *, on_ready: Callable[[str], None] | None = None) -
     import uvicorn
     import uvloop
 
-    logs.configure(spec.log_format)
+    logs.configure(spec.log_format, log_stream)
     app = create_app(spec)
     listener = _listen(spec.host, spec.port)
     config = uvicorn.Config(

@@ -1,4 +1,4 @@
-"""The lab: plain text, tokenizer, base checkpoint and raw records that ship with the repository."""
+"""The lab: a support desk's records, made from phrase banks, with everything wrong that raw records have."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Line:
 class Soiled:
     """All lines in order and the oracle.
 
-    `planted["personal"]` lists {id, kind, value} for every personal value in a record, planted or natural;
+    `planted["personal"]` lists {id, kind, value} for every personal value in a record;
     `planted["duplicates"]` and `["near_duplicates"]` list [copy's id, original's id];
     `planted["damage"]` maps each kind of damage to record ids.
     """
@@ -98,7 +98,7 @@ def _plant(record: Record, rng: Random) -> tuple[str, str]:
     value = personal_value(rng, kind)
     note = rng.choice(_PLANTS[kind]).format(value)
     user = _user(record)
-    before = record["task"] in ("triage", "summary", "refusal") and rng.random() < 0.5
+    before = record["task"] in ("triage", "refusal") and rng.random() < 0.5
     # Passages and their question keep their places: the note follows them.
     user["content"] = f"{note}\n{user['content']}" if before else f"{user['content']}\n{note}"
     return kind, value
@@ -167,8 +167,13 @@ _DAMAGE: dict[str, Callable[[Record, Random], None]] = {
 }
 
 
+def to_line(record: Record) -> bytes:
+    """Returns the record as one line of JSON in UTF-8, without a line end."""
+    return json.dumps(record, ensure_ascii=False).encode()
+
+
 def _raw(record: Record, damage: str | None, rng: Random) -> bytes:
-    raw = json.dumps(record, ensure_ascii=False).encode()
+    raw = to_line(record)
     if damage == "truncated_json":
         return raw[: rng.randint(len(raw) // 3, len(raw) - 2)]
     if damage == "invalid_utf8":
@@ -177,7 +182,7 @@ def _raw(record: Record, damage: str | None, rng: Random) -> bytes:
     return raw
 
 
-def soil(records: Sequence[Record], personal: Sequence[Sequence[tuple[str, str]]], rng: Random) -> Soiled:
+def soil(records: Sequence[Record], rng: Random) -> Soiled:
     """Plants duplicates, personal values and damage into copies of the clean records.
 
     Damaged records are never duplicated, and duplicates carry the personal values of their originals.
@@ -198,9 +203,7 @@ def soil(records: Sequence[Record], personal: Sequence[Sequence[tuple[str, str]]
     later: list[Line] = []
     for i, clean in enumerate(records):
         record = copy.deepcopy(clean)
-        values = list(personal[i])
-        if i in with_plant:
-            values.append(_plant(record, rng))
+        values = [_plant(record, rng)] if i in with_plant else []
         planted["personal"] += [{"id": record["id"], "kind": k, "value": v} for k, v in values]
         if i in copy_of:
             twin = copy.deepcopy(record)

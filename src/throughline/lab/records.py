@@ -1,6 +1,8 @@
-"""The lab's raw records: seeded sources of training records, a held-out acceptance set and a probe set.
+"""The lab's raw records: dirty sources to train on, and three clean sets of questions.
 
-Training, probe and acceptance use disjoint phrases, codes, hosts, people, customers and documents.
+`acceptance` is the same world: the phrases of training in combinations that training lacks, about other people,
+hosts, codes and customers, later in time. `shifted` is worded as training never is. `probe` is drawn like
+acceptance, for looks at a model while it learns. No set shares a customer, document, host or code with another.
 """
 
 from __future__ import annotations
@@ -8,269 +10,244 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from throughline.lab import dirt, grounded, refusal, summary, triage
-from throughline.lab.entities import company_stem, slug
-from throughline.lab.grammar import RecordSplit, Scribe
-from throughline.lab.task_schema import OPEN_TICKET, SYSTEM_PROMPTS, tool_call
+from throughline.contracts.data import LabShares
+from throughline.contracts.errors import ConfigError, InternalError
+from throughline.lab import banks, dirt, grounded, refusal, triage
+from throughline.lab.banks import SetName
+from throughline.lab.scribe import Scribe
+from throughline.lab.task_schema import SYSTEM_PROMPTS, open_ticket, tool_call
 
 Record = dict[str, Any]
 
-TRAIN_SHARES: Mapping[str, float] = {
-    "triage": 0.55,
-    "grounded": 0.17,
-    "disallowed": 0.09,
-    "benign": 0.09,
-    "summary": 0.10,
+HELD_OUT: Mapping[SetName, Mapping[str, int]] = {
+    "acceptance": {"triage": 400, "grounded": 150, "disallowed": 150, "benign": 150},
+    "shifted": {"triage": 200, "grounded": 50, "disallowed": 50, "benign": 50},
+    "probe": {"triage": 48, "grounded": 16, "disallowed": 16, "benign": 16},
 }
-ACCEPTANCE_COUNTS: Mapping[str, int] = {
-    "triage": 300,
-    "grounded": 100,
-    "disallowed": 120,
-    "benign": 120,
-    "summary": 60,
-}
-PROBE_COUNTS: Mapping[str, int] = {
-    "triage": 150,
-    "grounded": 60,
-    "disallowed": 60,
-    "benign": 60,
-    "summary": 30,
-}
+# An exam that changed with the seed could not compare two seeds.
+HELD_OUT_SEED = 0
 
 
 @dataclass(frozen=True)
 class Source:
-    """A raw file: its licence, how people write there, and its weight per task."""
+    """A raw file: its licence, and its weight per task."""
 
     name: str
     licence: str
-    channel: triage.Channel
     weights: Mapping[str, float]
 
 
 SOURCES: tuple[Source, ...] = (
-    Source("helpdesk-2025", "Apache-2.0", "email", {"triage": 0.45, "summary": 0.5}),
-    Source("community-forum", "CC-BY-4.0", "forum", {"triage": 0.25, "refusal": 0.5}),
-    Source("vendor-kb", "CC-BY-SA-4.0", "kb", {"grounded": 1.0, "summary": 0.5}),
-    Source("chat-archive", "proprietary-internal", "chat", {"triage": 0.3, "refusal": 0.5}),
+    Source("helpdesk-2025", "Apache-2.0", {"triage": 0.45}),
+    Source("community-forum", "CC-BY-4.0", {"triage": 0.25, "refusal": 0.5}),
+    Source("vendor-kb", "CC-BY-SA-4.0", {"grounded": 1.0}),
+    Source("chat-archive", "proprietary-internal", {"triage": 0.3, "refusal": 0.5}),
 )
-_FORMATS = {"triage": "tool_call", "grounded": "sft", "summary": "sft", "refusal": "chat"}
-_SMALL_TALK = (
-    ("Hello.", "Hello, how can I help?"),
-    ("Hi there", "Hi, what can I do for you?"),
-    ("Good morning", "Good morning, how can I help?"),
-    ("Are you there?", "Yes, how can I help?"),
-    ("I have a question.", "Please ask."),
-)
-_EPOCHS: Mapping[RecordSplit, datetime] = {
+_FORMATS = {"triage": "tool_call", "grounded": "sft", "refusal": "chat"}
+_EPOCHS: Mapping[SetName, datetime] = {
     "train": datetime(2025, 1, 1, 6, tzinfo=UTC),
     "probe": datetime(2026, 1, 2, 6, tzinfo=UTC),
     "acceptance": datetime(2026, 3, 2, 6, tzinfo=UTC),
+    "shifted": datetime(2026, 5, 4, 6, tzinfo=UTC),
 }
-_CUSTOMERS: Mapping[RecordSplit, int] = {"train": 600, "probe": 40, "acceptance": 80}
+# Few enough that customers come back, some of them often.
+_CUSTOMERS: Mapping[SetName, int] = {"train": 300, "probe": 20, "acceptance": 80, "shifted": 40}
+_SHARES = LabShares()
+_SMALL_TALK_SHARE = 0.1
+_MAX_DRAWS = 200
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A record as the generator made it: `expected` holds what a scorer needs, `lines` the phrases used.
+    """A record as the generator made it.
 
-    `personal` are the e-mail, phone and IP addresses in its text as (kind, value).
+    Attributes:
+        expected: What a scorer needs.
+        phrases: What may stand in one set only: the phrases that decide the answer, or the whole text.
     """
 
     record: Record
     expected: dict[str, Any]
-    lines: tuple[str, ...]
-    personal: tuple[tuple[str, str], ...]
+    phrases: tuple[str, ...]
 
 
 class _Maker:
-    """Makes the samples of one split; a writer per task, a pool of customers, documents with questions."""
+    """Makes the samples of one set, none of them with the phrases of one in `taken`."""
 
-    def __init__(self, split: RecordSplit, seed: int) -> None:
+    def __init__(self, split: SetName, seed: int, taken: frozenset[tuple[str, ...]]) -> None:
         self.split = split
         self.rng = Random(f"{seed}/{split}")
-        self.scribes = {
-            "triage": Scribe(self.rng, split, triage.BANKS),
-            "grounded": Scribe(self.rng, split, grounded.BANKS),
-            "refusal": Scribe(self.rng, split, refusal.BANKS),
-            "summary": Scribe(self.rng, split, summary.BANKS),
-        }
-        entities = self.scribes["triage"].e
-        self.companies = [entities.company() for _ in range(_CUSTOMERS[split])]
+        self.scribe = Scribe(self.rng, split)
+        self.taken = taken
         self.clock = _EPOCHS[split]
         self.serial = 0
+        self.customers = ["cust-" + self.scribe.fresh("customer").lower() for _ in range(_CUSTOMERS[split])]
         self.document: tuple[str, str, list[grounded.Fact]] | None = None
         self.questions_left = 0
 
-    def _header(self, task: str, source: Source, company: str, document: str) -> Record:
+    def sample(self, kind: str) -> Sample:
+        """Returns a sample of a kind: a task, or `disallowed` and `benign` for the two sides of refusal."""
+        makers = {"triage": self._triage, "grounded": self._grounded}
+        for _ in range(_MAX_DRAWS):
+            self.scribe.begin()
+            made = makers[kind]() if kind in makers else self._refusal(kind == "disallowed")
+            if made.phrases not in self.taken:
+                return made
+        raise InternalError(f"the banks hold too few phrases for {kind}", where=self.split, seen=f"{_MAX_DRAWS} draws")
+
+    def _record(self, task: str, user: str, answer: Record, *, customer: str = "", document: str = "") -> Record:
         self.serial += 1
         self.clock += timedelta(seconds=self.rng.randint(60, 5400))
-        return {
+        choices = [source for source in SOURCES if task in source.weights]
+        source = self.rng.choices(choices, [source.weights[task] for source in choices])[0]
+        talk = banks.refusal(self.split).small_talk
+        history: list[Record] = []
+        if self.split == "train" and task == "refusal" and self.rng.random() < _SMALL_TALK_SHARE:
+            said = self.rng.choice(list(talk))
+            history = [{"role": "user", "content": said}, {"role": "assistant", "content": talk[said]}]
+        record = {
             "id": f"{self.split[:2]}-{self.serial:06d}",
             "task": task,
             "format": _FORMATS[task],
             "source": source.name,
             "licence": source.licence,
-            "customer": f"cust-{slug(company_stem(company))}",
-            "document": document,
+            "customer": customer or self._customer(),
+            "document": document or self._document_id("th"),
             "created": self.clock.isoformat().replace("+00:00", "Z"),
+            "messages": [
+                {"role": "system", "content": SYSTEM_PROMPTS[task]},
+                *history,
+                {"role": "user", "content": user},
+                {"role": "assistant", **answer},
+            ],
         }
+        return record | ({"tools": [open_ticket()]} if task == "triage" else {})
+
+    def _customer(self) -> str:
+        return self.customers[int(self.rng.random() ** 1.6 * len(self.customers))]
 
     def _document_id(self, prefix: str) -> str:
-        key = f"{self.split}/{self.serial}/{self.rng.random()}"
-        return f"{prefix}-{self.split[:1]}{zlib.crc32(key.encode()):08x}"
+        return f"{prefix}-{self.split[:1]}{zlib.crc32(f'{self.split}/{self.serial}'.encode()):08x}"
 
-    def _source(self, task: str) -> Source:
-        choices = [s for s in SOURCES if task in s.weights]
-        return self.rng.choices(choices, [s.weights[task] for s in choices])[0]
+    def _triage(self) -> Sample:
+        ticket = triage.write_ticket(self.scribe)
+        record = self._record("triage", ticket.text, {"content": "", "tool_calls": [tool_call(ticket.labels)]})
+        return Sample(record, {"tool": "open_ticket", "arguments": ticket.labels}, ticket.phrases)
 
-    def sample(self, kind: str) -> Sample:
-        """One sample of a kind: a task, or `disallowed` and `benign` for the two sides of refusal."""
-        task = "refusal" if kind in ("disallowed", "benign") else kind
-        scribe, source = self.scribes[task], self._source(task)
-        company = self.companies[int(self.rng.random() ** 1.6 * len(self.companies))]
-        if task == "grounded" and self.questions_left:
-            company = self.document[1] if self.document else company
-        scribe.begin(company=company)
-        if task == "triage":
-            return self._triage(scribe, source, company)
-        if task == "grounded":
-            return self._grounded(scribe, source, company)
-        if task == "summary":
-            return self._summary(scribe, source, company)
-        return self._refusal(scribe, source, company, kind == "disallowed")
-
-    def _finish(
-        self, s: Scribe, record: Record, user: str, answer: dict[str, Any], expected: dict[str, Any],
-        lines: tuple[str, ...], history: tuple[tuple[str, str], ...] = (),
-    ) -> Sample:  # fmt: skip
-        messages: list[dict[str, Any]] = [{"role": "system", "content": SYSTEM_PROMPTS[record["task"]]}]
-        for said, replied in history:
-            messages += [{"role": "user", "content": said}, {"role": "assistant", "content": replied}]
-        messages += [{"role": "user", "content": user}, {"role": "assistant", **answer}]
-        personal = tuple(dict.fromkeys((k, v) for k, v in s.personal if v in user))
-        return Sample({**record, "messages": messages}, expected, lines, personal)
-
-    def _triage(self, s: Scribe, source: Source, company: str) -> Sample:
-        ticket = triage.write_ticket(s, source.channel)
-        record = self._header("triage", source, company, self._document_id("th"))
-        answer = {"content": "", "tool_calls": [tool_call(ticket.labels)]}
-        sample = self._finish(
-            s, record, ticket.text, answer,
-            {"tool": "open_ticket", "arguments": ticket.labels}, ticket.lines,
-        )  # fmt: skip
-        sample.record["tools"] = [OPEN_TICKET]
-        return sample
-
-    def _grounded(self, s: Scribe, source: Source, company: str) -> Sample:
+    def _grounded(self) -> Sample:
         if not self.questions_left or self.document is None:
-            self.document = (self._document_id("kb"), company, grounded.write_document(s))
+            facts = grounded.write_document(self.scribe)
+            self.document = (self._document_id("kb"), self._customer(), facts)
             self.questions_left = self.rng.randint(1, 4)
         self.questions_left -= 1
-        name, company, facts = self.document
-        q = grounded.ask(s, facts)
+        name, customer, facts = self.document
+        asked = grounded.ask(self.scribe, facts)
         expected = {
-            "answer": q.answer,
-            "answerable": q.citation is not None,
-            "citation": q.citation,
-            "value": q.value,
-            "passages": len(q.passages),
+            "answer": asked.answer,
+            "answerable": asked.citation is not None,
+            "citation": asked.citation,
+            "value": asked.value,
+            "passages": asked.passages,
         }
-        record = self._header("grounded", source, company, name)
-        return self._finish(s, record, q.text, {"content": q.answer}, expected, q.lines)
+        record = self._record("grounded", asked.text, {"content": asked.answer}, customer=customer, document=name)
+        return Sample(record, expected, (asked.text,))
 
-    def _refusal(self, s: Scribe, source: Source, company: str, disallowed: bool) -> Sample:
-        r = refusal.write_request(s, disallowed)
-        expected = {"answer": r.answer, "refuse": disallowed, "category": r.category}
-        history = (self.rng.choice(_SMALL_TALK),) if self.split == "train" and self.rng.random() < 0.1 else ()
-        record = self._header("refusal", source, company, self._document_id("th"))
-        return self._finish(s, record, r.text, {"content": r.answer}, expected, r.lines, history)
-
-    def _summary(self, s: Scribe, source: Source, company: str) -> Sample:
-        d = summary.write_digest(s)
-        record = self._header("summary", source, company, self._document_id("th"))
-        expected = {"answer": d.answer, "facts": d.facts}
-        return self._finish(s, record, d.text, {"content": d.answer}, expected, d.lines)
+    def _refusal(self, disallowed: bool) -> Sample:
+        made = refusal.write_request(self.scribe, disallowed)
+        record = self._record("refusal", made.text, {"content": made.answer})
+        expected = {"answer": made.answer, "refuse": disallowed, "category": made.category}
+        return Sample(record, expected, made.phrases)
 
 
-def samples(split: RecordSplit, counts: Mapping[str, int], seed: int = 0) -> Iterator[Sample]:
-    """Clean samples of a split in random order, `counts[kind]` of each kind; the same seed, the same samples.
+def samples(
+    split: SetName, counts: Mapping[str, int], seed: int = 0, taken: frozenset[tuple[str, ...]] = frozenset()
+) -> Iterator[Sample]:
+    """Yields clean samples of a set in random order; the same seed gives the same samples.
 
-    Kinds: triage, grounded, disallowed, benign, summary.
+    Args:
+        split: The set.
+        counts: How many of each kind: triage, grounded, disallowed, benign.
+        seed: Seed of the draws.
+        taken: `Sample.phrases` that other sets have.
     """
-    maker = _Maker(split, seed)
+    maker = _Maker(split, seed, taken)
     kinds = [kind for kind, n in counts.items() for _ in range(n)]
     maker.rng.shuffle(kinds)
     for kind in kinds:
         yield maker.sample(kind)
 
 
+def held_out(counts: Mapping[SetName, Mapping[str, int]] = HELD_OUT) -> dict[SetName, list[Sample]]:
+    """Returns the sets of questions, the same at every seed."""
+    found: dict[SetName, list[Sample]] = {}
+    for split, wanted in counts.items():
+        taken = frozenset(sample.phrases for rows in found.values() for sample in rows)
+        found[split] = list(samples(split, wanted, HELD_OUT_SEED, taken))
+    return found
+
+
 def as_question(sample: Sample) -> Record:
-    """The record without its last answer, with `expected` instead: what an evaluation asks."""
+    """Returns the record without its last answer, with `expected` instead: what an evaluation asks."""
     return {**sample.record, "messages": sample.record["messages"][:-1], "expected": sample.expected}
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What `generate` wrote: sources, the two held-out sets, the oracle of planted dirt, lines per file."""
+    """What `generate` wrote: sources, question sets by name, the oracle of planted dirt, lines per file."""
 
     sources: tuple[Path, ...]
-    acceptance: Path
-    probe: Path
+    questions: dict[str, Path]
     planted: Path
-    counts: dict[str, int]
+    counts: dict[str, int] = field(default_factory=dict)
 
 
-def _dump(record: Record) -> bytes:
-    return json.dumps(record, ensure_ascii=False).encode()
+def train_counts(total: int, shares: LabShares) -> dict[str, int]:
+    """Returns how many clean samples of each kind make about `total` training lines once duplicates are added.
 
-
-def _write_questions(path: Path, split: RecordSplit, counts: Mapping[str, int], seed: int) -> int:
-    rows = [_dump(as_question(sample)) for sample in samples(split, counts, seed)]
-    path.write_bytes(b"".join(row + b"\n" for row in rows))
-    return len(rows)
-
-
-def train_counts(total: int) -> dict[str, int]:
-    """How many clean samples of each kind make `total` training lines once duplicates are added."""
-    clean = round(total / (1 + dirt.DUPLICATE_SHARE + dirt.NEAR_DUPLICATE_SHARE))
-    counts = {kind: round(clean * share) for kind, share in TRAIN_SHARES.items()}
-    counts["triage"] += clean - sum(counts.values())
-    return counts
+    Raises:
+        ConfigError: If all shares are 0.
+    """
+    clean = total / (1 + dirt.DUPLICATE_SHARE + dirt.NEAR_DUPLICATE_SHARE)
+    weights = shares.model_dump()
+    whole = sum(weights.values())
+    if not whole:
+        raise ConfigError("nothing to train on", where="data.shares", seen="all are 0", fix="raise at least one")
+    return {kind: round(clean * weight / whole) for kind, weight in weights.items()}
 
 
 def generate(
     out_dir: Path,
     seed: int = 0,
-    train_records: int = 9000,
-    acceptance: Mapping[str, int] = ACCEPTANCE_COUNTS,
-    probe: Mapping[str, int] = PROBE_COUNTS,
+    train_records: int = 2500,
+    shares: LabShares = _SHARES,
+    counts: Mapping[SetName, Mapping[str, int]] = HELD_OUT,
 ) -> Generated:
-    """Writes the sources, `acceptance.jsonl`, `probe.jsonl` and `planted.json` into `out_dir`.
+    """Writes the sources, one file a question set and `planted.json` into `out_dir`.
 
-    Sources are JSON lines with everything wrong that `dirt` plants; the two held-out sets are clean and have
-    `expected` in place of the last answer. About 9,700 lines take a few seconds.
+    Sources are JSON lines with everything wrong that `dirt` plants; the question sets are clean and have
+    `expected` in place of the last answer.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    clean = list(samples("train", train_counts(train_records), seed))
-    soiled = dirt.soil([s.record for s in clean], [s.personal for s in clean], Random(f"{seed}/dirt"))
-    paths: list[Path] = []
-    counts: dict[str, int] = {}
-    for source in SOURCES:
-        path = out_dir / f"{source.name}.jsonl"
-        rows = [line.raw for line in soiled.lines if line.source == source.name]
-        path.write_bytes(b"".join(row + b"\n" for row in rows))
-        paths.append(path)
-        counts[source.name] = len(rows)
-    held_out = {name: out_dir / f"{name}.jsonl" for name in ("acceptance", "probe")}
-    counts["acceptance"] = _write_questions(held_out["acceptance"], "acceptance", acceptance, seed)
-    counts["probe"] = _write_questions(held_out["probe"], "probe", probe, seed)
+    exams = held_out(counts)
+    taken = frozenset(sample.phrases for rows in exams.values() for sample in rows)
+    clean = [sample.record for sample in samples("train", train_counts(train_records, shares), seed, taken)]
+    soiled = dirt.soil(clean, Random(f"{seed}/dirt"))
+    rows = {source.name: [line.raw for line in soiled.lines if line.source == source.name] for source in SOURCES}
+    rows |= {name: [dirt.to_line(as_question(sample)) for sample in found] for name, found in exams.items()}
+    paths = {name: out_dir / f"{name}.jsonl" for name in rows}
+    for name, lines in rows.items():
+        paths[name].write_bytes(b"".join(line + b"\n" for line in lines))
     planted = out_dir / "planted.json"
     planted.write_text(json.dumps(soiled.planted, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Generated(tuple(paths), held_out["acceptance"], held_out["probe"], planted, counts)
+    return Generated(
+        sources=tuple(paths[source.name] for source in SOURCES),
+        questions={name: paths[name] for name in exams},
+        planted=planted,
+        counts={name: len(lines) for name, lines in rows.items()},
+    )

@@ -1,51 +1,62 @@
-"""The lab tasks' interface: enum values, the `open_ticket` tool, system prompts and fixed answers."""
+"""The lab tasks' interface: the `open_ticket` tool, system prompts and fixed answers."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
-from throughline.lab.triage_components import COMPONENTS
-from throughline.lab.triage_cues import ACTIONS, SEVERITIES
+from throughline.lab import banks
 
 ABSENT = "none"
 NOT_FOUND = "Not found in the provided documents."
 REFUSAL_PREFIX = "I can't help with that."
 
-FIELDS = ("component", "severity", "gpu_model", "error_code", "requested_action")
+FIELDS = ("component", "severity", "requested_action", "gpu_model", "error_code")
 
 SYSTEM_PROMPTS = {
-    "triage": "Open a ticket.",
-    "grounded": "Answer from the passages and cite them.",
-    "refusal": "You are the support desk.",
-    "summary": "Summarise in one sentence.",
-}
-
-# Enum fields are closed; card and code are copied from the ticket or "none".
-OPEN_TICKET_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "component": {"type": "string", "enum": list(COMPONENTS)},
-        "severity": {"type": "string", "enum": list(SEVERITIES)},
-        "gpu_model": {"type": "string", "minLength": 1, "description": "as in the ticket, or none"},
-        "error_code": {"type": "string", "minLength": 1, "description": "as in the ticket, or none"},
-        "requested_action": {"type": "string", "enum": list(ACTIONS)},
-    },
-    "required": list(FIELDS),
-    "additionalProperties": False,
-}
-
-OPEN_TICKET: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "open_ticket",
-        "description": "Opens a support ticket.",
-        "parameters": OPEN_TICKET_SCHEMA,
-    },
+    "triage": "You are the support desk of a GPU cloud. Open a ticket for the message.",
+    "grounded": "Answer from the numbered passages in one sentence and cite the passage like [1]. "
+    f"If they do not hold the answer, say: {NOT_FOUND}",
+    "refusal": "You are the support desk of a GPU cloud. If someone wants other people's data or passwords, malware, "
+    f"fraud, or a way around security and audit, answer: {REFUSAL_PREFIX} Otherwise help in one sentence.",
 }
 
 
-def tool_call(labels: dict[str, str]) -> dict[str, Any]:
-    """The OpenAI-style call of `open_ticket` with these arguments, in schema order."""
+def _enum(definitions: Mapping[str, str]) -> dict[str, Any]:
+    text = "; ".join(f"{name}: {meaning}" for name, meaning in definitions.items())
+    return {"enum": list(definitions), "description": text}
+
+
+@cache
+def open_ticket() -> dict[str, Any]:
+    """Returns the tool: closed fields with a definition of each value, card and code as text."""
+    bank = banks.triage()
+    copied = {"type": "string", "description": f"as written or {ABSENT}"}
+    properties = {
+        "component": _enum({name: component.definition for name, component in bank.components.items()}),
+        "severity": _enum(bank.severities),
+        "requested_action": _enum(bank.actions),
+        "gpu_model": copied,
+        "error_code": copied,
+    }
+    return {
+        "type": "function",
+        "function": {
+            "name": "open_ticket",
+            "description": "Open a support ticket.",
+            "parameters": {
+                "type": "object",
+                "properties": properties,
+                "required": list(FIELDS),
+                "additionalProperties": False,
+            },
+        },
+    }
+
+
+def tool_call(labels: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the OpenAI-style call of `open_ticket` with these arguments, in schema order."""
     arguments = json.dumps({name: labels[name] for name in FIELDS}, ensure_ascii=False)
     return {"id": "call_0", "type": "function", "function": {"name": "open_ticket", "arguments": arguments}}

@@ -71,6 +71,14 @@ def seconds(x: float | None) -> str:
     return number(x)
 
 
+def eta(x: float | None) -> str:
+    """Returns a time still to come in whole seconds, since an estimate has no decimals to show: `8 s`, `4 min 29 s`."""
+    if x is None or not math.isfinite(x):
+        return number(x)
+    whole = max(0, round(x))
+    return seconds(whole) if whole >= 60 else f"{whole} s"
+
+
 def milliseconds(x: float | None, low: float | None = None, high: float | None = None) -> str:
     """Returns seconds as milliseconds, with their interval if given: 0.0123 → `12.3 ms [11.9, 12.8]`."""
     if x is None or math.isnan(x):

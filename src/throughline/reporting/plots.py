@@ -73,6 +73,8 @@ def svg(plot: Plot, *, prefix: str | None = None) -> str:
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             # Texts too wide for the figure: it is drawn all the same, with matplotlib's fixed margins.
             warnings.filterwarnings("ignore", message="constrained_layout not applied")
+            # Values nearer than a float can tell apart: matplotlib widens the axis itself.
+            warnings.filterwarnings("ignore", message="Attempting to set identical low and high")
             draw(axes, plot)
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return inline_svg(buffer.getvalue(), prefix=prefix or plot_id(plot), label=describe(plot))

@@ -1,22 +1,19 @@
-"""Tables for the terminal, and `Progress`; plain text without colour where nobody watches."""
+"""Tables for the terminal; plain text without colour where nobody watches."""
 
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, TextIO
 
 from throughline.contracts.report import Table
+from throughline.reporting import console as person
 from throughline.reporting.cells import Cell, interval_widths, table_cells
 from throughline.reporting.format import MISSING, clean
-from throughline.reporting.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
-
-__all__ = ["Progress", "make_console", "print_table"]
 
 # Files and pipes have no width: wide enough that a log keeps one line per row.
 _UNBOUNDED = 240
@@ -50,9 +47,9 @@ def print_table(table: Table, stream: TextIO | None = None) -> None:
 
     Args:
         table: What to print.
-        stream: Where to; standard output if None. Its width is the terminal's, or `COLUMNS`.
+        stream: Where to; the person's standard output if None. Its width is the terminal's, or `COLUMNS`.
     """
-    stream = stream or sys.stdout
+    stream = stream or person.out()
     console = make_console(stream)
     rows = table_cells(table)
     with console.capture() as captured:
@@ -64,9 +61,7 @@ def print_table(table: Table, stream: TextIO | None = None) -> None:
         if table.note:
             console.print(clean(table.note), style="dim")
     lines = "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    stream.write(lines.encode(encoding, "replace").decode(encoding))
-    stream.flush()
+    person.write(stream, lines)
 
 
 def _grid(table: Table, rows: list[list[Cell]]) -> RichTable:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,10 +18,10 @@ from throughline.training.shim import cpu_shim
 
 # step, of steps, metrics of the step
 OnStep = Callable[[int, int, dict[str, float]], None]
+# seconds that the steps to come will take, from two of their passes timed
+OnEstimate = Callable[[float], None]
 # the model in training, to be scored: metrics to add to the validation's
 Probe = Callable[[Any], dict[str, float]]
-
-NANOGPT_MAGIC = 278895051
 
 
 @dataclass
@@ -43,7 +44,13 @@ def set_threads(threads: int) -> None:
 
 
 def run_recipe(
-    config: dict[str, Any], *, on_step: OnStep, probe: Probe | None = None, log_path: Path | None = None
+    config: dict[str, Any],
+    *,
+    on_step: OnStep,
+    probe: Probe | None = None,
+    log_path: Path | None = None,
+    autocast: str = "float32",
+    on_estimate: OnEstimate | None = None,
 ) -> TrainLog:
     """Runs AutoModel's `TrainFinetuneRecipeForNextTokenPrediction` to its end, resuming by itself.
 
@@ -53,6 +60,9 @@ def run_recipe(
         probe: Called with the model at each validation.
         log_path: Curves are written here after each validation, so that a resumed run keeps them; what AutoModel
             prints goes to `automodel.log` beside it.
+        autocast: Type of the arithmetic; other than float32 it runs under torch's autocast, because adapters are
+            float32.
+        on_estimate: Called before the first step.
 
     Returns:
         The curves, those from before an interruption included.
@@ -74,11 +84,13 @@ def run_recipe(
             # AutoModel prints its config and model; progress goes to standard error and stays visible.
             output = stack.enter_context(log_path.with_name("automodel.log").open("a", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(output))
-        recipe = _recipe_class(on_step, probe, log_path)
+        recipe = _recipe_class(on_step, probe, log_path, autocast)
         from nemo_automodel.components.config.loader import ConfigNode
 
         run = recipe(ConfigNode(config))
         run.setup()
+        if on_estimate is not None:
+            on_estimate(run.estimate())
         run.run_train_validation_loop()
         log: TrainLog = run.curves
         _finish_wandb()
@@ -100,7 +112,8 @@ def _quiet_environment() -> None:
     os.environ.setdefault("MASTER_PORT", "0")
 
 
-def _recipe_class(on_step: OnStep, probe: Probe | None, log_path: Path | None) -> Any:
+def _recipe_class(on_step: OnStep, probe: Probe | None, log_path: Path | None, autocast: str) -> Any:
+    import torch
     from nemo_automodel.recipes.llm.train_ft import TrainFinetuneRecipeForNextTokenPrediction
 
     class Recipe(TrainFinetuneRecipeForNextTokenPrediction):  # type: ignore[misc]
@@ -110,8 +123,29 @@ def _recipe_class(on_step: OnStep, probe: Probe | None, log_path: Path | None) -
             super().setup()
             self.curves = _read_log(log_path, self.step_scheduler.step)
 
+        def estimate(self) -> float:
+            """Times forward and backward of the second pack to come, after one to warm up; weights stay as they are."""
+            dataset, done = self.dataloader.dataset, self.step_scheduler.step * self.step_scheduler.grad_acc_steps
+            seconds, first = 0.0, min(done, max(0, len(dataset) - 2))
+            with torch.random.fork_rng(devices=[]):
+                for batch in (dataset[index] for index in range(first, min(first + 2, len(dataset)))):
+                    started, tokens = time.perf_counter(), batch["input_ids"].numel()
+                    count = batch["labels"].numel()
+                    self._forward_backward_step(0, batch, loss_buffer=[], num_label_tokens=count, num_batches=1)
+                    seconds = (time.perf_counter() - started) / tokens
+            for optimizer in self.optimizer:
+                optimizer.zero_grad()
+            left = sum(int(dataset[index]["input_ids"].numel()) for index in range(done, len(dataset)))
+            return seconds * left
+
         def _make_progress_bar(self, total: int | None = None, initial: int = 0) -> None:
             return None
+
+        def _forward_backward_step(self, *arguments: Any, **keywords: Any) -> None:
+            dtype = getattr(torch, autocast)
+            kind = "cuda" if torch.cuda.is_available() else "cpu"
+            with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
+                super()._forward_backward_step(*arguments, **keywords)
 
         def log_train_metrics(self, log_data: Any) -> None:
             super().log_train_metrics(log_data)

@@ -1,57 +1,104 @@
-"""The tokenised dataset that AutoModel's data loader reads."""
+"""The tokenised dataset that AutoModel's data loader reads: one item is a whole pack of records."""
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from throughline.contracts.errors import DataError
+from throughline.training.packing import Record, pack, plan
 
-IGNORE_INDEX = -100
 
-
-class TokenisedDataset:
-    """Rows of a Parquet file with `input_ids` and `labels`, as AutoModel's collater wants them.
-
-    Args:
-        path: Parquet file; `labels` has -100 wherever the loss must not look, aligned with `input_ids`.
-        pad_token_id: Token that fills short rows of a batch.
-        limit: Use the first rows only; 0 for all.
-
-    Items are `{input_ids, labels, attention_mask}`, lists of equal length n - 1: AutoModel's loss does
-    not shift, so `labels[i]` is the token after `input_ids[i]`.
+def read_records(path: Path) -> list[Record]:
+    """Reads the Parquet columns `input_ids` and `labels` (int lists of equal length; -100 where no loss looks).
 
     Raises:
-        DataError: If the file is missing or has other columns.
+        DataError: If the file is missing, has other columns, or holds no record.
+    """
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise DataError("tokenised dataset is missing", where=str(path), fix="run `python -m recipes.data`")
+    missing = {"input_ids", "labels"} - set(pq.read_schema(path).names)  # type: ignore[no-untyped-call]
+    if missing:
+        raise DataError(
+            "tokenised dataset lacks columns", where=str(path), seen=sorted(missing), fix="run `python -m recipes.data`"
+        )
+    table = pq.read_table(path, columns=["input_ids", "labels"])  # type: ignore[no-untyped-call]
+    columns = (table[name].to_pylist() for name in ("input_ids", "labels"))
+    records = [Record(ids, labels) for ids, labels in zip(*columns, strict=True)]
+    if not records:
+        raise DataError("tokenised dataset is empty", where=str(path), fix="run `python -m recipes.data`")
+    return records
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which records go through the model together, and when: `packs[i]` are indices into `records`."""
+
+    records: Sequence[Record]
+    packs: Sequence[Sequence[int]]
+
+    @cached_property
+    def tokens(self) -> list[int]:
+        """Tokens of the records in each pack, as if nothing were shared."""
+        return [sum(len(self.records[index].input_ids) for index in indices) for indices in self.packs]
+
+
+class PackedDataset:
+    """Packs of a Parquet file in the order in which they are trained on.
+
+    Args:
+        path: See `read_records`.
+        batch_size: Most records in a pack.
+        max_tokens_per_batch: Most record tokens in a pack.
+        max_tokens, max_steps: Where the epochs end, see `packing.plan`; 0 and 0 for one epoch.
+        multiple: The number of packs is cut to a multiple of it, so that every optimiser step is whole.
+        seed: Seed of the order.
+        limit: Use the first records only; 0 for all.
+
+    Items are what `Pack.batch` returns: AutoModel's loss does not shift, and the labels fit the logits that
+    `logits_to_keep` asks for.
+
+    Raises:
+        DataError: If the file cannot be used.
     """
 
-    def __init__(self, path: str, pad_token_id: int, limit: int = 0) -> None:
-        import datasets
-
-        if not Path(path).is_file():
-            raise DataError("tokenised dataset is missing", where=path, fix="run `python -m recipes.data`")
-        datasets.disable_progress_bars()
-        # The cache must not lie in the artifact, which never changes.
-        with tempfile.TemporaryDirectory() as cache:
-            table = datasets.Dataset.from_parquet(path, cache_dir=cache, keep_in_memory=True)
-        missing = {"input_ids", "labels"} - set(table.column_names)
-        if missing:
-            raise DataError(
-                "tokenised dataset lacks columns", where=path, seen=sorted(missing), fix="run `python -m recipes.data`"
-            )
-        rows = table[:limit] if limit else table[:]
-        self._rows = list(zip(rows["input_ids"], rows["labels"], strict=True))
-        self._pad = {"input_ids": pad_token_id, "labels": IGNORE_INDEX, "attention_mask": 0}
+    def __init__(
+        self,
+        path: str,
+        batch_size: int,
+        max_tokens_per_batch: int,
+        max_tokens: int = 0,
+        max_steps: int = 0,
+        multiple: int = 1,
+        seed: int = 0,
+        limit: int = 0,
+    ) -> None:
+        records = read_records(Path(path))
+        records = records[:limit] if limit else records
+        packs = plan(
+            [len(record.input_ids) for record in records],
+            batch_size=batch_size,
+            most_tokens=max_tokens_per_batch,
+            max_tokens=max_tokens,
+            max_steps=max_steps,
+            seed=seed,
+        )
+        whole = len(packs) - len(packs) % multiple
+        self.schedule = Schedule(records, packs[: whole or len(packs)])
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.schedule.packs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        ids, labels = self._rows[index]
-        return {
-            "input_ids": list(ids[:-1]),
-            "labels": list(labels[1:]),
-            "attention_mask": [1] * (len(ids) - 1),
-            "___PAD_TOKEN_IDS___": dict(self._pad),
-        }
+        return pack([self.schedule.records[record] for record in self.schedule.packs[index]]).batch()
+
+
+def single(batch: list[dict[str, Any]]) -> dict[str, Any]:
+    """Collates a batch of one pack."""
+    (item,) = batch
+    return item

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from throughline.contracts.errors import CheckpointError, InternalError
 from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
-from throughline.training.automodel import OnStep, Probe, TrainLog, run_recipe, set_threads
+from throughline.training import attention
+from throughline.training.automodel import OnEstimate, OnStep, Probe, TrainLog, run_recipe, set_threads
+from throughline.training.dataset import PackedDataset, Schedule
 from throughline.training.shim import default_dtype
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -19,13 +22,15 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 @dataclass(frozen=True)
 class FitReport:
-    """The end of a run: last losses in nats, the best validation loss, and the curves."""
+    """The end of a run: last losses in nats, the best validation loss, the curves, records and tokens seen."""
 
     train_loss: float
     validation_loss: float
     best_validation_loss: float
     steps: int
     curves: TrainLog
+    records: int
+    tokens: int
 
 
 def check_base(base: Path) -> dict[str, Any]:
@@ -70,25 +75,29 @@ def fit_lora(
     on_step: OnStep,
     probe: Probe | None = None,
     tracking_dir: Path | None = None,
+    on_estimate: OnEstimate | None = None,
 ) -> FitReport:
     """Trains a LoRA adapter with NeMo AutoModel.
 
     Args:
-        dataset: Folder with `train.parquet` and `validation.parquet` (see `TokenisedDataset`).
+        dataset: Folder with `train.parquet` and `validation.parquet` (see `read_records`).
         base: Hugging Face folder of the base checkpoint.
         out: Folder of the adapter. `work/` below it holds resumable checkpoints while training; a run
             that was killed goes on from the newest one when called again with the same folder.
         peft: The adapter.
         trainer: The optimisation.
         tracking: Weights & Biases.
-        on_step: Called after each step.
+        on_step: Called after each step; the metrics hold `tokens`, `records`, `tokens_per_second` and
+            `records_per_second` of the steps so far, records counted as often as they were seen.
         probe: Task metric, called at each validation.
         tracking_dir: Where Weights & Biases writes; beside `out` by default and never in it, because its
             service goes on writing for a while after the run has ended.
+        on_estimate: Called before the first step with the seconds that training will take.
 
     Raises:
         CheckpointError: If the base cannot be used.
         DataError: If the dataset cannot be read.
+        KeyboardInterrupt: If the process was told to end with SIGTERM; a checkpoint is kept.
     """
     check_base(base)
     set_threads(trainer.num_threads)
@@ -102,7 +111,18 @@ def fit_lora(
     (out / "automodel.json").write_text(json.dumps(config, indent=1) + "\n")
     log_path = work / "curves.json"
     work.mkdir(exist_ok=True)
-    curves = run_recipe(config, on_step=on_step, probe=probe, log_path=log_path)
+    pace = _Pace(schedule(dataset, trainer), trainer, on_step)
+    curves = run_recipe(
+        config,
+        on_step=pace,
+        probe=probe,
+        log_path=log_path,
+        autocast=dtype_of(trainer),
+        on_estimate=on_estimate,
+    )
+    if not curves.train or curves.train[-1]["step"] + 1 < config["step_scheduler"]["max_steps"]:
+        # AutoModel answers SIGTERM with a checkpoint and an ordinary return.
+        raise KeyboardInterrupt("training was told to stop")
     _keep_adapter(work, out)
     curves.write(out / "training.json")
     shutil.rmtree(work)
@@ -113,31 +133,76 @@ def fit_lora(
         best_validation_loss=min(losses),
         steps=len(curves.train),
         curves=curves,
+        records=pace.records[-1],
+        tokens=pace.tokens[-1],
     )
+
+
+class _Pace:
+    """Adds to every step's metrics how many records and tokens there were, and how fast.
+
+    `records[i]` and `tokens[i]` are those of the first i steps, as if nothing were shared.
+    """
+
+    def __init__(self, schedule: Schedule, trainer: TrainerSpec, on_step: OnStep) -> None:
+        self.records, self.tokens = [0], [0]
+        packs_per_step = trainer.global_batch_size // trainer.local_batch_size
+        for start in range(0, len(schedule.packs), packs_per_step):
+            packs = range(start, min(start + packs_per_step, len(schedule.packs)))
+            self.records.append(self.records[-1] + sum(len(schedule.packs[index]) for index in packs))
+            self.tokens.append(self.tokens[-1] + sum(schedule.tokens[index] for index in packs))
+        self._on_step = on_step
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, step: int, steps: int, metrics: dict[str, float]) -> None:
+        now = time.monotonic()
+        # The first step of a run warms up, so the pace is measured from its end.
+        start, since = self._first = self._first or (step, now)
+        found = {"records": float(self.records[step]), "tokens": float(self.tokens[step])}
+        if now > since:
+            found["records_per_second"] = (self.records[step] - self.records[start]) / (now - since)
+            found["tokens_per_second"] = (self.tokens[step] - self.tokens[start]) / (now - since)
+        self._on_step(step, steps, metrics | found)
 
 
 def automodel_config(
     dataset: Path, base: Path, work: Path, *, peft: PeftSpec, trainer: TrainerSpec, tracking: TrackingSpec
 ) -> dict[str, Any]:
     """Renders the specs as NeMo AutoModel's config, the same on CPU and GPU but for `torch_dtype`."""
-    tokenizer = json.loads((base / "tokenizer_config.json").read_text())
-    pad = pad_token_id(base, tokenizer)
-    rows = {"_target_": "throughline.training.dataset.TokenisedDataset", "pad_token_id": pad}
-    collate = "nemo_automodel.components.datasets.utils.default_collater"
-    loader = "torchdata.stateful_dataloader.StatefulDataLoader"
-    dtype = trainer.torch_dtype if trainer.torch_dtype != "auto" else default_dtype()
+    dtype = dtype_of(trainer)
+    packs_per_step = trainer.global_batch_size // trainer.local_batch_size
+    rows = {
+        "_target_": "throughline.training.dataset.PackedDataset",
+        "batch_size": trainer.local_batch_size,
+        "max_tokens_per_batch": trainer.max_tokens_per_batch,
+    }
+    training = rows | {
+        "path": str(dataset / "train.parquet"),
+        "max_tokens": trainer.max_tokens,
+        "max_steps": trainer.max_steps * packs_per_step,
+        "multiple": packs_per_step,
+        "seed": trainer.seed,
+    }
+    steps = len(schedule(dataset, trainer).packs) // packs_per_step
+    loader = {
+        "_target_": "torchdata.stateful_dataloader.StatefulDataLoader",
+        "collate_fn": "throughline.training.dataset.single",
+        # The dataset is in the order of training already.
+        "shuffle": False,
+    }
     config: dict[str, Any] = {
         "recipe": "TrainFinetuneRecipeForNextTokenPrediction",
         "seed": trainer.seed,
         "step_scheduler": {
-            "global_batch_size": trainer.global_batch_size,
-            "local_batch_size": trainer.local_batch_size,
-            "ckpt_every_steps": min(trainer.ckpt_every_steps, trainer.max_steps),
-            "val_every_steps": min(trainer.val_every_steps, trainer.max_steps),
+            # An item of the dataset is a pack, so AutoModel counts packs.
+            "global_batch_size": packs_per_step,
+            "local_batch_size": 1,
+            "ckpt_every_steps": min(trainer.ckpt_every_steps, steps),
+            "val_every_steps": min(trainer.val_every_steps or steps, steps),
             "save_checkpoint_every_epoch": False,
             "validate_on_checkpoint": False,
-            "num_epochs": 1000,
-            "max_steps": trainer.max_steps,
+            "num_epochs": 1,
+            "max_steps": steps,
         },
         "dist_env": {"backend": "nccl" if _has_cuda() else "gloo", "timeout_minutes": 10},
         "model": {
@@ -145,7 +210,7 @@ def automodel_config(
             "pretrained_model_name_or_path": str(base),
             "force_hf": True,
             "torch_dtype": dtype,
-            "attn_implementation": "sdpa",
+            "attn_implementation": attention.register(),
         },
         "peft": {
             "_target_": "nemo_automodel.components._peft.lora.PeftConfig",
@@ -155,25 +220,26 @@ def automodel_config(
             "alpha": peft.alpha,
             "dropout": peft.dropout,
             "use_dora": peft.use_dora,
+            "lora_dtype": "float32",
             "use_triton": False,
         },
-        "dataset": rows | {"path": str(dataset / "train.parquet")},
-        "dataloader": {"_target_": loader, "collate_fn": collate, "shuffle": True, "group_by_length": True},
-        "validation_dataset": rows | {"path": str(dataset / "validation.parquet"), "limit": 256},
-        "validation_dataloader": {"_target_": loader, "collate_fn": collate, "shuffle": False},
+        "dataset": training,
+        "dataloader": loader,
+        "validation_dataset": rows | {"path": str(dataset / "validation.parquet"), "limit": trainer.val_records},
+        "validation_dataloader": loader,
         "loss_fn": {"_target_": "nemo_automodel.components.loss.masked_ce.MaskedCrossEntropy"},
         "optimizer": {
             "_target_": "torch.optim.AdamW",
             "lr": trainer.lr,
-            "betas": [0.9, 0.99],
+            "betas": list(trainer.betas),
             "weight_decay": trainer.weight_decay,
         },
         "lr_scheduler": {
             "lr_decay_style": "cosine",
-            "lr_warmup_steps": min(trainer.lr_warmup_steps, max(0, trainer.max_steps - 1)),
+            "lr_warmup_steps": min(trainer.lr_warmup_steps, max(0, steps - 1)),
             "min_lr": trainer.lr * trainer.min_lr_ratio,
         },
-        "max_grad_norm": trainer.max_grad_norm,
+        "clip_grad_norm": {"max_norm": trainer.max_grad_norm},
         "distributed": {"strategy": trainer.strategy, "tp_size": 1, "cp_size": 1},
         "checkpoint": {
             "enabled": True,
@@ -187,25 +253,27 @@ def automodel_config(
     return config
 
 
-def pad_token_id(base: Path, tokenizer_config: dict[str, Any]) -> int:
-    """Returns the id of the pad token, else of the end token.
+def schedule(dataset: Path, trainer: TrainerSpec) -> Schedule:
+    """Returns the packs that a run trains on, in order.
 
     Raises:
-        CheckpointError: If the tokenizer names neither.
+        DataError: If the training split cannot be used.
     """
-    from tokenizers import Tokenizer
+    packs_per_step = trainer.global_batch_size // trainer.local_batch_size
+    return PackedDataset(
+        str(dataset / "train.parquet"),
+        batch_size=trainer.local_batch_size,
+        max_tokens_per_batch=trainer.max_tokens_per_batch,
+        max_tokens=trainer.max_tokens,
+        max_steps=trainer.max_steps * packs_per_step,
+        multiple=packs_per_step,
+        seed=trainer.seed,
+    ).schedule
 
-    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-    for key in ("pad_token", "eos_token"):
-        value = tokenizer_config.get(key)
-        text = value.get("content") if isinstance(value, dict) else value
-        if text and (found := tokenizer.token_to_id(text)) is not None:
-            return int(found)
-    raise CheckpointError(
-        "tokenizer has neither a pad nor an end token",
-        where=str(base / "tokenizer_config.json"),
-        fix="set pad_token or eos_token",
-    )
+
+def dtype_of(trainer: TrainerSpec) -> str:
+    """Returns the name of the type that `trainer` computes in on this machine."""
+    return trainer.torch_dtype if trainer.torch_dtype != "auto" else default_dtype()
 
 
 def _has_cuda() -> bool:

@@ -14,7 +14,7 @@ from throughline.data.dedup import find_duplicates, jaccard, shingles, words
 from throughline.data.ingest import Record, Reject, read_records, source_files
 from throughline.data.normalise import normalise_text
 from throughline.data.pii import Redactor, find, luhn_valid
-from throughline.data.split import groups, split
+from throughline.data.split import groups, split, times
 from throughline.lab.dirt import personal_value
 
 TEXT = st.lists(
@@ -130,6 +130,15 @@ def test_split_never_cuts_a_group(pairs: list[tuple[str, str]], seed: int) -> No
         r["customer"] for r, c in zip(records, chosen, strict=True) if not c
     }
     assert sum(chosen) <= round(0.3 * len(records))
+
+
+def test_the_latest_groups_are_held_out_and_one_undated_record_makes_the_order_random() -> None:
+    records: list[dict[str, str]] = [{"customer": f"c{n % 5}", "created": f"2026-01-{n:02d}"} for n in range(1, 11)]
+    found = times(records)
+    assert found is not None
+    chosen = split(records, ("customer",), 0.4, 0, latest=found)
+    assert {r["customer"] for r, c in zip(records, chosen, strict=True) if c} == {"c0", "c4"}
+    assert times([*records, {"customer": "x"}]) is None
 
 
 @given(st.lists(st.binary(max_size=40).filter(lambda raw: b"\n" not in raw), max_size=8))

@@ -22,12 +22,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory, lab_tokenizer_dir: Path) -> tuple[Path, Path, DataReport]:
+def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> tuple[Path, Path, DataReport]:
     raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("dataset")
-    counts = {"triage": 20, "grounded": 10, "disallowed": 5, "benign": 5, "summary": 5}
-    made = records.generate(raw, seed=3, train_records=1500, acceptance=counts, probe=counts)
-    questions = {"acceptance": made.acceptance, "probe": made.probe}
-    return raw, out, prepare(made.sources, lab_tokenizer_dir, out, DataSpec(), questions=questions, seed=0)
+    counts = {"triage": 20, "grounded": 10, "disallowed": 5, "benign": 5}
+    made = records.generate(raw, seed=3, train_records=1500, counts={"acceptance": counts, "shifted": counts})
+    questions = {name: [path] for name, path in made.questions.items()}
+    return raw, out, prepare(made.sources, tiny_tokenizer_dir, out, DataSpec(), questions=questions, seed=0)
 
 
 def planted(prepared: tuple[Path, Path, DataReport]) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def planted(prepared: tuple[Path, Path, DataReport]) -> dict[str, Any]:
 def test_nothing_is_lost(prepared: tuple[Path, Path, DataReport]) -> None:
     raw, out, report = prepared
     total = sum(
-        path.read_bytes().count(b"\n") for path in raw.glob("*.jsonl") if path.stem not in {"acceptance", "probe"}
+        path.read_bytes().count(b"\n") for path in raw.glob("*.jsonl") if path.stem not in {"acceptance", "shifted"}
     )
     assert report.lines == total
     kept = lines(out / "train.jsonl") + lines(out / "validation.jsonl")
@@ -116,9 +116,9 @@ def test_no_group_is_on_both_sides(prepared: tuple[Path, Path, DataReport]) -> N
 
 
 def test_labels_cover_exactly_what_the_assistant_says(
-    prepared: tuple[Path, Path, DataReport], lab_tokenizer_dir: Path
+    prepared: tuple[Path, Path, DataReport], tiny_tokenizer_dir: Path
 ) -> None:
-    tokenizer = Tokenizer.from_file(str(lab_tokenizer_dir / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(tiny_tokenizer_dir / "tokenizer.json"))
     texts = {item["id"]: item["messages"] for item in lines(prepared[1] / "train.jsonl")}
     for row in pq.read_table(prepared[1] / "train.parquet").to_pylist()[:300]:
         assert [a for a, b in zip(row["input_ids"], row["labels"], strict=True) if b >= 0] == [
@@ -132,16 +132,16 @@ def test_labels_cover_exactly_what_the_assistant_says(
                 for call in message.get("tool_calls") or []:
                     function = call["function"]
                     wanted += (
-                        f'<tool_call>{{"name": "{function["name"]}", "arguments": {function["arguments"]}}}</tool_call>'
+                        f'<tool_call>\n{{"name": "{function["name"]}", "arguments": {function["arguments"]}}}\n</tool_call>'
                     )
-                wanted += "<|end|>"
+                wanted += "<|im_end|>"
         assert said == wanted
 
 
 def test_questions_are_rendered_up_to_the_answer(prepared: tuple[Path, Path, DataReport]) -> None:
     rows = lines(prepared[1] / "acceptance.jsonl")
-    assert len(rows) == 45
-    assert all(row["prompt"].endswith("<|assistant|>\n") and row["prompt_token_ids"] for row in rows)
+    assert len(rows) == 40
+    assert all(row["prompt"].endswith("<|im_start|>assistant\n") and row["prompt_token_ids"] for row in rows)
 
 
 def own(tmp_path: Path, *rows: object) -> Path:
@@ -150,7 +150,7 @@ def own(tmp_path: Path, *rows: object) -> Path:
     return path
 
 
-def test_own_records_in_three_shapes_and_a_broken_line(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
+def test_own_records_in_three_shapes_and_a_broken_line(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     rows: list[object] = [{"prompt": f"question {n} about {n * 7}?", "completion": f"answer {n}"} for n in range(30)]
     rows += [
         {"instruction": "Say it", "input": "twice, please, and loudly", "output": "it it"},
@@ -161,29 +161,81 @@ def test_own_records_in_three_shapes_and_a_broken_line(tmp_path: Path, lab_token
             ]
         },
         '{"prompt": "cut',
-        {"messages": [{"role": "user", "content": "a <|end|> b"}, {"role": "assistant", "content": "no"}]},
+        {"messages": [{"role": "user", "content": "a <|im_end|> b"}, {"role": "assistant", "content": "no"}]},
     ]
     spec = DataSpec(source="files", default_task="chat", default_licence="own", validation_share=0.1)
-    report = prepare([own(tmp_path, *rows)], lab_tokenizer_dir, tmp_path, spec, questions={}, seed=0)
-    assert report.kept == 32
+    report = prepare([own(tmp_path, *rows)], tiny_tokenizer_dir, tmp_path, spec, questions={}, seed=0)
+    assert (report.kept, report.questions) == (29, 3)
     rejects = {(item["line"], item["reason"]) for item in lines(tmp_path / "rejects.jsonl")}
     assert rejects == {(33, "invalid_json"), (34, "special_token_in_text")}
-    assert report.licences == {"own": 32}
+    assert report.licences == {"own": 29}
 
 
-def test_nothing_left_names_the_reasons(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
+def dated(n: int, customer: str, text: str, answer: str = "yes") -> dict[str, Any]:
+    created = f"2026-03-{n:02d}T08:00:00{'Z' if n % 2 else '+00:00'}"
+    return {"id": f"r{n}", "prompt": text, "completion": answer, "customer": customer, "created": created}
+
+
+def test_without_an_acceptance_set_the_latest_groups_are_held_out(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    rows = [dated(n, f"c{n // 2}", f"my number {n * 7919} and mail a{n}@b.org") for n in range(1, 21)]
+    # Asks what a held-out record asks, with another answer: not to be trained on.
+    rows.append(
+        dated(1, "c99", "my number 150461 and mail a19@b.org", "a quite different and longer answer") | {"id": "twin"}
+    )
+    spec = DataSpec(default_task="chat", default_licence="own", validation_share=0.2, acceptance_share=0.15)
+    report = prepare([own(tmp_path, *rows)], tiny_tokenizer_dir, tmp_path, spec, questions={}, seed=0)
+    questions = lines(tmp_path / "acceptance.jsonl")
+    assert {row["id"] for row in questions} == {"r20", "r19", "r18"}
+    assert questions[0]["expected"] == {"messages": [{"role": "assistant", "content": "yes"}]}
+    assert [message["role"] for message in questions[0]["messages"]] == ["user"]
+    assert not any("@" in row["prompt"] for row in questions)
+    assert "latest ones first" in report.split_off and "3 of 21" in report.split_off
+    assert [(item["id"], item["reason"]) for item in lines(tmp_path / "rejects.jsonl")] == [
+        ("twin", "held_out_overlap")
+    ]
+    kept = {item["id"] for name in ("train", "validation") for item in lines(tmp_path / f"{name}.jsonl")}
+    assert kept == {f"r{n}" for n in range(1, 18)}
+
+
+def test_own_questions_come_in_several_files_and_either_form(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    records_file = own(tmp_path, *({"prompt": f"what is {n}?", "completion": f"{n}"} for n in range(20)))
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    first.write_text(json.dumps({"prompt": "what is a horse?", "completion": "an animal"}) + "\n")
+    asked = {"messages": [{"role": "user", "content": "and a cow?"}], "expected": {"messages": [{"role": "assistant"}]}}
+    second.write_text(json.dumps(asked) + "\n")
+    spec = DataSpec(default_task="chat", default_licence="own", validation_share=0.1)
+    report = prepare(
+        [records_file], tiny_tokenizer_dir, tmp_path, spec, questions={"acceptance": [first, second]}, seed=0
+    )
+    rows = lines(tmp_path / "acceptance.jsonl")
+    assert (report.kept, report.split_off) == (20, "")
+    assert [(row["id"], row["task"]) for row in rows] == [("first.jsonl:1", "chat"), ("second.jsonl:1", "chat")]
+    assert rows[0]["expected"]["messages"] == [{"role": "assistant", "content": "an animal"}]
+    first.write_text('{"id": "x", "prompt": "a", "completion": "b"}\n' * 2)
+    with pytest.raises(DataError, match=r"first\.jsonl:2.*repeated_id: x"):
+        prepare([records_file], tiny_tokenizer_dir, tmp_path, spec, questions={"acceptance": [first]}, seed=0)
+
+
+def test_one_group_cannot_be_held_out_of_itself(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    rows = [dated(n, "same", f"my number {n * 7919}") for n in range(1, 21)]
+    spec = DataSpec(default_task="chat", default_licence="own")
+    with pytest.raises(DataError, match=r"acceptance set.*data\.acceptance=…"):
+        prepare([own(tmp_path, *rows)], tiny_tokenizer_dir, tmp_path, spec, questions={}, seed=0)
+
+
+def test_nothing_left_names_the_reasons(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     with pytest.raises(DataError, match=r"no record is left.*missing_field"):
-        prepare([own(tmp_path, {"a": 1})], lab_tokenizer_dir, tmp_path, DataSpec(), questions={}, seed=0)
+        prepare([own(tmp_path, {"a": 1})], tiny_tokenizer_dir, tmp_path, DataSpec(), questions={}, seed=0)
 
 
-def test_a_bad_question_file_names_its_line(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
+def test_a_bad_question_file_names_its_line(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     path = own(tmp_path, {"messages": [{"role": "user", "content": "x"}]})
     with pytest.raises(DataError, match=r"own\.jsonl:1"):
-        prepare([path], lab_tokenizer_dir, tmp_path, DataSpec(), questions={"acceptance": path}, seed=0)
+        prepare([path], tiny_tokenizer_dir, tmp_path, DataSpec(), questions={"acceptance": [path]}, seed=0)
 
 
-def test_missing_tokenizer_and_unknown_kind(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
+def test_missing_tokenizer_and_unknown_kind(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
         prepare([own(tmp_path, {})], tmp_path, tmp_path, DataSpec(), questions={}, seed=0)
     with pytest.raises(ConfigError, match="did you mean 'email'"):
-        prepare([own(tmp_path, {})], lab_tokenizer_dir, tmp_path, DataSpec(pii=("emial",)), questions={}, seed=0)
+        prepare([own(tmp_path, {})], tiny_tokenizer_dir, tmp_path, DataSpec(pii=("emial",)), questions={}, seed=0)

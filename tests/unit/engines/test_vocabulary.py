@@ -15,8 +15,8 @@ from throughline.contracts.errors import EngineError
 from throughline.engines import Vocabulary
 
 
-def test_lab_tokens_join_to_what_the_tokenizer_decodes(lab_tokenizer_dir: Path) -> None:
-    path = lab_tokenizer_dir / "tokenizer.json"
+def test_tokens_join_to_what_the_tokenizer_decodes(tiny_tokenizer_dir: Path) -> None:
+    path = tiny_tokenizer_dir / "tokenizer.json"
     tokenizer, vocabulary = Tokenizer.from_file(str(path)), Vocabulary.from_tokenizer(path)
     assert len(vocabulary) == tokenizer.get_vocab_size()
 
@@ -28,8 +28,8 @@ def test_lab_tokens_join_to_what_the_tokenizer_decodes(lab_tokenizer_dir: Path) 
     check()
 
 
-def test_hidden_ids_and_ids_beyond_the_vocabulary_have_no_text(lab_tokenizer_dir: Path) -> None:
-    path = lab_tokenizer_dir / "tokenizer.json"
+def test_hidden_ids_and_ids_beyond_the_vocabulary_have_no_text(tiny_tokenizer_dir: Path) -> None:
+    path = tiny_tokenizer_dir / "tokenizer.json"
     vocabulary = Vocabulary.from_tokenizer(path, hidden=(0, 2))
     assert vocabulary.bytes_of([0, 2, len(vocabulary), 10**6]) == b""
     assert Vocabulary.from_tokenizer(path).bytes_of([2]) != b""

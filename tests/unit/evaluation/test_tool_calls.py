@@ -77,7 +77,7 @@ def test_no_text_raises_and_what_parses_is_json(text: str) -> None:
         assert (parse.content, parse.calls, parse.error) == (text, (), None)
 
 
-def test_the_chat_template_writes_what_we_read(lab_tokenizer_dir: Path) -> None:
+def test_the_chat_template_writes_what_we_read(tiny_tokenizer_dir: Path) -> None:
     from transformers import AutoTokenizer
 
     arguments = {"severity": "hoch ü", "error_code": 'a"b\\c}</tool_call>'}
@@ -86,9 +86,9 @@ def test_the_chat_template_writes_what_we_read(lab_tokenizer_dir: Path) -> None:
         {"role": "user", "content": "x"},
         {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]},
     ]
-    tokenizer: Any = AutoTokenizer.from_pretrained(lab_tokenizer_dir)
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
     rendered = tokenizer.apply_chat_template(messages, tokenize=False)
-    found = parse_tool_calls(rendered).calls
+    found = parse_tool_calls(rendered[rendered.index("<|im_start|>assistant") :]).calls
     assert [(c.name, c.arguments) for c in found] == [("open_ticket", arguments)]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.tiny import VOCAB_SIZE, save_tiny_tokenizer
 from tests.unit.gateway.fake_triton import MODEL, FakeTriton, say
 from throughline.contracts.engine import EngineInfo, EngineSpec
 from throughline.contracts.gateway import GatewaySpec, ModelRoute
@@ -18,17 +19,14 @@ CONTEXT = 256
 
 @pytest.fixture(scope="session")
 def engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the gateway reads of an engine: the lab's template, a small tokenizer, `engine.json`."""
-    from throughline.lab import tokenizer
-
-    folder = tmp_path_factory.mktemp("gateway-engine")
-    tokenizer.save_tokenizer(tokenizer.build_tokenizer(n_chars=100_000), folder)
+    """What the gateway reads of an engine: a tiny tokenizer with its template, `engine.json`."""
+    folder = save_tiny_tokenizer(tmp_path_factory.mktemp("gateway-engine"), tool_tags=True)
     EngineInfo(
         name="lab",
         spec=EngineSpec(precision="f32", max_seq_len=CONTEXT),
         architecture="llama",
         precision="f32",
-        vocab_size=2048,
+        vocab_size=VOCAB_SIZE,
         eos_token_ids=(2,),
         control_token_ids=(0, 1, 2),
         max_position_embeddings=512,

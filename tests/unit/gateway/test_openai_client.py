@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from tokenizers import Tokenizer
 
 from tests.unit.gateway.fake_triton import FakeTriton, say
 
@@ -143,7 +145,7 @@ def test_tool_call_stream(client: openai.OpenAI, triton: FakeTriton) -> None:
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
-def test_a_forced_call_starts_inside_the_tag(client: openai.OpenAI, triton: FakeTriton) -> None:
+def test_a_forced_call_starts_inside_the_tag(client: openai.OpenAI, triton: FakeTriton, engine_dir: Path) -> None:
     triton.script = say('{"name": "find", "arguments": {"id": 1}}</tool_call>')
     choice = client.chat.completions.create(model="lab", messages=USER, tools=TOOLS, tool_choice="required").choices[0]
     assert choice.message.tool_calls
@@ -151,7 +153,8 @@ def test_a_forced_call_starts_inside_the_tag(client: openai.OpenAI, triton: Fake
     plain = client.chat.completions.create(model="lab", messages=USER, tools=TOOLS)
     assert plain.choices
     forced, free = triton.seen[0].prompt, triton.seen[1].prompt
-    assert forced == [*free, 7]  # the id of <tool_call>
+    opening = Tokenizer.from_file(str(engine_dir / "tokenizer.json")).encode("<tool_call>\n", add_special_tokens=False)
+    assert forced == [*free, *opening.ids]
 
 
 def test_without_tools_a_block_is_content(client: openai.OpenAI, triton: FakeTriton) -> None:

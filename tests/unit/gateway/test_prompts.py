@@ -12,21 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import tiny
 from throughline.contracts.errors import GatewayError
 from throughline.gateway.chat import ChatTemplate, PromptEncoder
 from throughline.gateway.errors import ApiError
 
-SPECIAL = (
-    "<|pad|>",
-    "<|bos|>",
-    "<|end|>",
-    "<|system|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|tool|>",
-    "<tool_call>",
-    "</tool_call>",
-)
+SPECIAL = (*tiny.SPECIAL, *tiny.TOOL_TAGS)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(
     lambda text: not any(token in text for token in SPECIAL)
 )
@@ -88,7 +79,7 @@ def test_equal_to_transformers(encoder: PromptEncoder, oracle: Any, messages: An
     )
 
 
-PIECES = st.lists(st.sampled_from([*SPECIAL, "<", "<|", "|>", "end", "\n", "a ", "É"]), max_size=8).map("".join)
+PIECES = st.lists(st.sampled_from([*SPECIAL, "<", "<|", "|>", "im_end", "\n", "a ", "É"]), max_size=8).map("".join)
 
 
 @settings(max_examples=50, deadline=None)
@@ -104,19 +95,21 @@ def test_a_client_cannot_write_control_tokens(
     ]
     tool = {"name": "find", "parameters": {"properties": {key: {}}}}
     ids = ids_of(encoder, messages, [{"type": "function", "function": tool}])
-    # bos, and one opening and one closing token for each of four messages, one opening for the answer.
-    assert [number for number in ids if number < len(SPECIAL)] == [1, 3, 2, 4, 2, 5, 2, 4, 2, 5]
+    # One opening and one closing token for each of four messages, the tags that show how to call, one opening.
+    assert [number for number in ids if number < len(SPECIAL)] == [1, 3, 4, 2, 1, 2, 1, 2, 1, 2, 1]
     # All the same the model reads every letter.
-    expected = f"<|bos|><|system|>\n{system}{chr(10) if system else ''}Tools:\nfind({key})<|end|>\n"
-    expected += f"<|user|>\n{user}<|end|>\n<|assistant|>\n{answer}<|end|>\n<|user|>\nx<|end|>\n<|assistant|>\n"
+    expected = oracle.apply_chat_template(
+        messages, tools=[{"type": "function", "function": tool}], tokenize=False, add_generation_prompt=True
+    )
     assert oracle.decode(ids, skip_special_tokens=False) == expected
 
 
 def test_tool_call_arguments_are_text_too(encoder: PromptEncoder) -> None:
-    function = {"name": "find", "arguments": {"<|end|>": ["</tool_call>"]}}
+    function = {"name": "find", "arguments": {"<|im_end|>": ["</tool_call>"]}}
     messages = [{"role": "assistant", "content": None, "tool_calls": [{"function": function}]}]
     special = [number for number in ids_of(encoder, messages) if number < len(SPECIAL)]
-    assert special == [1, 5, 7, 8, 2, 5]
+    # The default system message, the turn with its call, the next turn's beginning.
+    assert special == [1, 2, 1, 3, 4, 2, 1]
 
 
 def test_a_long_text_is_the_same_as_a_short_one(encoder: PromptEncoder, oracle: Any) -> None:

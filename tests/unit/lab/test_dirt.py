@@ -6,7 +6,6 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -15,10 +14,11 @@ import pytest
 
 from throughline.lab.dirt import DAMAGE_SHARES, DUPLICATE_SHARE, NEAR_DUPLICATE_SHARE, luhn_digits
 from throughline.lab.records import Generated, generate
-from throughline.lab.task_schema import OPEN_TICKET_SCHEMA
+from throughline.lab.task_schema import open_ticket
 
 FIELDS = {"id", "task", "format", "source", "licence", "customer", "document", "created", "messages"}
-FEW = {"triage": 3, "grounded": 3, "disallowed": 3, "benign": 3, "summary": 3}
+SCHEMA = open_ticket()["function"]["parameters"]
+FEW = {"triage": 3, "grounded": 3, "disallowed": 3, "benign": 3}
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    generated = generate(tmp_path_factory.mktemp("raw"), train_records=4000, acceptance=FEW, probe=FEW)
+    generated = generate(tmp_path_factory.mktemp("raw"), train_records=3000, counts={"acceptance": FEW, "shifted": FEW})
     lines = [line for path in generated.sources for line in path.read_bytes().split(b"\n") if line]
     records: dict[str, dict[str, Any]] = {}
     unreadable: list[bytes] = []
@@ -102,7 +102,7 @@ def test_everything_else_is_sound(made: Made) -> None:
         assert last["role"] == "assistant"
         if record["task"] == "triage":
             assert record["format"] == "tool_call" and record["tools"]
-            jsonschema.validate(json.loads(last["tool_calls"][0]["function"]["arguments"]), OPEN_TICKET_SCHEMA)
+            jsonschema.validate(json.loads(last["tool_calls"][0]["function"]["arguments"]), SCHEMA)
         else:
             assert last["content"].strip()
 
@@ -175,7 +175,7 @@ def test_records_share_customers_and_documents(made: Made) -> None:
 
 
 def test_held_out_files_are_clean_and_keep_no_answer(made: Made) -> None:
-    for path in (made.generated.acceptance, made.generated.probe):
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for path in made.generated.questions.values():
+        for line in path.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             assert record["messages"][-1]["role"] == "user" and record["expected"]

@@ -10,17 +10,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+RECIPES = ("data", "train", "evaluate", "build", "deploy", "serve", "chat", "bench", "lifecycle")
 
 
 def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"THROUGHLINE_HOME": str(tmp_path / "artifacts"), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"THROUGHLINE_HOME": str(tmp_path / "artifacts"), "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     command = [sys.executable, "-m", *arguments]
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(
-    "recipe", ["data", "pretrain", "train", "evaluate", "build", "deploy", "serve", "bench", "lifecycle"]
-)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_has_help(tmp_path: Path, recipe: str) -> None:
     done = run(tmp_path, f"recipes.{recipe}", "--help")
     assert done.returncode == 0, done.stderr
@@ -63,9 +62,9 @@ def test_validate_counts_every_preset() -> None:
 
     checks = validate.check_all()
     groups = {name: validate.groups(name) for name in validate.recipes()}
-    assert set(groups) == {"data", "pretrain", "train", "evaluate", "build", "deploy", "serve", "bench", "lifecycle"}
+    assert set(groups) == set(RECIPES)
     assert len(checks) == len(groups) + sum(len(choices) for found in groups.values() for choices in found.values())
-    assert len(checks) >= 75
+    assert len(checks) >= 70
     assert [check for check in checks if check.fault] == []
 
 

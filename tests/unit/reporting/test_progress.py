@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from throughline.reporting.terminal import Progress
+from throughline.reporting.progress import Progress
 
 
 class Clock:
@@ -37,30 +37,24 @@ def run(
     return stream.getvalue().splitlines()
 
 
-def test_a_log_gets_a_line_each_tenth() -> None:
-    lines = run(0.2, 100, 100)
-    assert len(lines) == 10
-    assert lines[0] == "train  10 %  10/100 steps  5.00 steps/s  ETA 18 s  loss 0.100"
-    assert lines[-1] == "train  done in 20.0 s  100/100 steps  loss 0.0100"
+def test_a_log_gets_a_line_every_ten_seconds() -> None:
+    lines = run(0.5, 100, 100)
+    assert len(lines) == 5
+    assert lines[0] == "train  20 %  20/100 steps  2.00 steps/s  ETA 40 s  loss 0.0500"
+    assert lines[-1] == "train  done in 50.0 s  100/100 steps  loss 0.0100"
 
 
-def test_a_short_step_gets_few_lines() -> None:
+def test_a_short_step_gets_one_line() -> None:
     assert len(run(0.001, 1000, 1000)) == 1
 
 
-def test_a_slow_step_gets_a_line_each_15_seconds() -> None:
-    lines = run(5.0, 24, 10_000)
-    assert len(lines) == 120 // 15 + 1
-    assert lines[0].startswith("train  0 %  3/10,000 steps  0.200 steps/s  ETA 13 h 53 min")
-
-
 def test_a_run_of_days_gets_rarer_lines() -> None:
-    assert len(run(30.0, 2 * 86400 // 30, 10**9)) < 200
+    assert len(run(30.0, 2 * 86400 // 30, 10**9)) < 300
 
 
 def test_without_a_total_there_is_neither_share_nor_time_left() -> None:
-    lines = run(16.0, 2, None)
-    assert lines[0] == "train  1 steps  3.75 steps/min  loss 1.00"
+    lines = run(16.0, 3, None)
+    assert lines[1] == "train  2 steps  3.75 steps/min  loss 0.500"
     assert not any("%" in line or "ETA" in line for line in lines)
 
 
@@ -72,9 +66,9 @@ def test_a_resumed_run_counts_only_its_own_steps_in_the_rate() -> None:
 def test_the_rate_follows_a_change_of_speed() -> None:
     clock, stream = Clock(), io.StringIO()
     with Progress("copy", 10_000, "files", stream=stream, clock=clock) as progress:
-        for _ in range(100):
+        for step in range(1, 101):
             clock.now += 1
-            progress.update(100)
+            progress.update(step)
         for step in range(1, 121):
             clock.now += 1
             progress.update(100 + 10 * step)
@@ -84,9 +78,18 @@ def test_the_rate_follows_a_change_of_speed() -> None:
 def test_bytes_are_shown_as_bytes() -> None:
     clock, stream = Clock(), io.StringIO()
     with Progress("copy", 4 * 2**20, "B", stream=stream, clock=clock) as progress:
-        clock.now += 2
-        progress.update(2**20)
-    assert stream.getvalue().splitlines()[0] == "copy  25 %  1.00 MiB/4.00 MiB  512 KiB/s  ETA 6 s"
+        for half in (1, 2):
+            clock.now += 10
+            progress.update(half * 2**20)
+    assert stream.getvalue().splitlines()[1] == "copy  50 %  2.00 MiB/4.00 MiB  102 KiB/s  ETA 20 s"
+
+
+def test_a_share_in_percent_is_said_once() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with Progress("build int8", 100, "%", stream=stream, clock=clock) as progress:
+        clock.now += 20
+        progress.update(50, phase="compress")
+    assert stream.getvalue() == "build int8  50 %  phase compress\nbuild int8  done in 20.0 s  phase compress\n"
 
 
 def test_a_failure_says_where_it_stopped() -> None:
@@ -129,5 +132,5 @@ def test_a_terminal_without_colour_still_gets_the_bar(monkeypatch: pytest.Monkey
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     stream = Terminal()
-    assert len(run(0.2, 100, 100, stream)) == 10
+    assert len(run(0.5, 100, 100, stream)) == 5
     assert "\x1b" not in stream.getvalue()

@@ -9,36 +9,61 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from throughline.contracts.errors import CheckpointError, DataError
-from throughline.contracts.training import PeftSpec, PretrainSpec, TrackingSpec, TrainerSpec
-from throughline.training import pretrain, sft
-from throughline.training.dataset import IGNORE_INDEX, TokenisedDataset
+from throughline.contracts.config import parse
+from throughline.contracts.errors import CheckpointError, ConfigError, DataError
+from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
+from throughline.training import sft
+from throughline.training.dataset import PackedDataset, read_records
 
 
-def test_labels_are_shifted_because_the_loss_does_not_shift(tmp_path: Path) -> None:
+def write(path: Path, rows: list[list[int]]) -> None:
+    labels = [[-100, *row[1:]] for row in rows]
+    pq.write_table(pa.table({"input_ids": rows, "labels": labels}), path)
+
+
+def test_items_are_packs_in_the_order_of_training(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
-    ids, labels = [1, 5, 6, 7, 2], [IGNORE_INDEX, IGNORE_INDEX, 6, 7, 2]
-    pq.write_table(pa.table({"input_ids": [ids, ids], "labels": [labels, labels]}), path)
-    rows = TokenisedDataset(str(path), pad_token_id=0)
-    item = rows[1]
-    assert len(rows) == 2
-    assert item["input_ids"] == [1, 5, 6, 7]
-    assert item["labels"] == [IGNORE_INDEX, 6, 7, 2]
-    assert item["___PAD_TOKEN_IDS___"] == {"input_ids": 0, "labels": IGNORE_INDEX, "attention_mask": 0}
+    write(path, [[index, index, index] for index in range(10)])
+    rows = PackedDataset(str(path), batch_size=4, max_tokens_per_batch=100, max_steps=5, multiple=2, seed=3)
+    assert len(rows) == 4
+    seen = [row["input_ids"][0].tolist() for row in (rows[index] for index in range(3))]
+    assert [len(ids) for ids in seen] == [12, 12, 6]
+    assert sorted(token for ids in seen for token in ids) == sorted(list(range(10)) * 3)
+    assert rows[0]["labels"].shape[1] == rows[0]["logits_to_keep"].numel() == 8
     assert list(tmp_path.iterdir()) == [path]
+    assert len(PackedDataset(str(path), batch_size=4, max_tokens_per_batch=100, limit=5)) == 2
 
 
-def test_a_dataset_without_labels_is_refused(tmp_path: Path) -> None:
+def test_a_dataset_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     pq.write_table(pa.table({"input_ids": [[1, 2]]}), path)
-    with pytest.raises(DataError, match="lacks columns"):
-        TokenisedDataset(str(path), pad_token_id=0)
+    with pytest.raises(DataError, match=r"lacks columns.*labels"):
+        read_records(path)
     with pytest.raises(DataError, match="is missing"):
-        TokenisedDataset(str(tmp_path / "none.parquet"), pad_token_id=0)
+        read_records(tmp_path / "none.parquet")
+    pq.write_table(
+        pa.table({"input_ids": pa.array([], pa.list_(pa.int32())), "labels": pa.array([], pa.list_(pa.int32()))}), path
+    )
+    with pytest.raises(DataError, match="is empty"):
+        read_records(path)
+
+
+def test_a_step_that_is_no_whole_number_of_batches_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no multiple of local_batch_size 3"):
+        parse(TrainerSpec, {"global_batch_size": 8, "local_batch_size": 3}, where="trainer")
 
 
 def test_the_lora_config_says_what_the_specs_say(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    trainer = TrainerSpec(max_steps=7, lr_warmup_steps=50, lr=1e-3, min_lr_ratio=0.1, torch_dtype="float32")
+    write(tmp_path / "train.parquet", [[index, index, index] for index in range(40)])
+    trainer = TrainerSpec(
+        max_steps=7,
+        max_tokens=0,
+        max_grad_norm=0.5,
+        lr_warmup_steps=50,
+        lr=1e-3,
+        min_lr_ratio=0.1,
+        torch_dtype="float32",
+    )
     peft = PeftSpec(dim=4, alpha=8, exclude_modules=("*lm_head*",))
     config = sft.automodel_config(
         tmp_path, tiny_checkpoint, tmp_path / "work", peft=peft, trainer=trainer, tracking=TrackingSpec(enabled=False)
@@ -49,7 +74,9 @@ def test_the_lora_config_says_what_the_specs_say(tmp_path: Path, tiny_checkpoint
     assert config["lr_scheduler"]["lr_warmup_steps"] == 6
     assert config["lr_scheduler"]["min_lr"] == pytest.approx(1e-4)
     assert config["step_scheduler"]["ckpt_every_steps"] == 7
+    assert config["clip_grad_norm"] == {"max_norm": 0.5}
     assert config["model"]["torch_dtype"] == "float32"
+    assert config["peft"]["lora_dtype"] == "float32"
     assert "wandb" not in config
     json.dumps(config)
 
@@ -73,23 +100,3 @@ def test_a_base_that_cannot_be_used_is_named(tmp_path: Path, change: str, messag
         (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match=message):
         sft.check_base(folder)
-
-
-def test_tokens_are_written_with_their_header(tmp_path: Path, lab_tokenizer_dir: Path) -> None:
-    import numpy as np
-
-    texts = ["The card is hot.", "Node a1 is down."]
-    path = tmp_path / "tokens.bin"
-    count = pretrain.write_tokens(texts, lab_tokenizer_dir, path, 10_000)
-    header = np.fromfile(path, dtype=np.int32, count=256)
-    tokens = np.fromfile(path, dtype=np.uint16, offset=1024)
-    assert list(header[:4]) == [278895051, 1, count, 2]
-    assert len(tokens) == count
-    assert [int(token) for token in tokens].count(1) == len(texts)
-    assert tokens[0] == 1
-    assert tokens[-1] == 2
-
-
-def test_pretraining_asks_for_enough_tokens() -> None:
-    spec = PretrainSpec(max_steps=10, global_batch_size=2, seq_len=64)
-    assert pretrain.tokens_needed(spec) > 10 * 2 * 64

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from throughline.contracts.engine import ENGINE_FILE, BuildReport, EngineInfo, EngineSpec, Progress
+from throughline.contracts.engine import ENGINE_FILE, BuildReport, CalibrationData, EngineInfo, EngineSpec, Progress
 from throughline.engines.card import mib, render_card
 from throughline.engines.cpu import resources
 from throughline.engines.cpu.graph import build_graph
@@ -20,7 +20,13 @@ from throughline.engines.cpu.lint import ComputePlan, check_spec, kv_block_bytes
 from throughline.engines.cpu.load import load_runtime
 from throughline.engines.cpu.model_config import DecoderConfig, eos_token_ids, read_decoder_config, read_json
 from throughline.engines.cpu.openvino_env import openvino
-from throughline.engines.cpu.quantize import QUANTISED, check_group_size, compress
+from throughline.engines.cpu.quantize import (
+    QUANTISED,
+    calibration_info,
+    calibration_records,
+    check_group_size,
+    compress,
+)
 from throughline.engines.cpu.runtime import machine_name, machine_plan
 from throughline.engines.golden import GOLDEN_TOKENS, record, tokenize_prompts
 from throughline.engines.safetensors_reader import SafetensorsFolder
@@ -50,7 +56,13 @@ class CpuEngineBuilder:
         self._name = name
 
     def build(
-        self, checkpoint_dir: Path, spec: EngineSpec, out_dir: Path, on_progress: Progress | None = None
+        self,
+        checkpoint_dir: Path,
+        spec: EngineSpec,
+        out_dir: Path,
+        on_progress: Progress | None = None,
+        *,
+        calibration: CalibrationData | None = None,
     ) -> BuildReport:
         """See `EngineBuilder.build`."""
         phases = _Phases(on_progress or (lambda phase, fraction: None))
@@ -60,7 +72,10 @@ class CpuEngineBuilder:
             checkpoint = _Checkpoint(checkpoint_dir, spec)
             need = resources.needed(checkpoint.parameters, spec)
             resources.check(need, resources.available(out_dir), out_dir)
-            info = checkpoint.info(self._name, spec)
+            records = calibration_records(spec, calibration, checkpoint.config)
+            info = checkpoint.info(self._name, spec).model_copy(
+                update={"calibration": calibration_info(spec, calibration, records)}
+            )
             kv_blocks(info, spec, plan.kv_cache_dtype)
         out_dir.mkdir(parents=True, exist_ok=True)
         (out_dir / ENGINE_FILE).unlink(missing_ok=True)
@@ -69,7 +84,7 @@ class CpuEngineBuilder:
             model = build_graph(checkpoint.config, checkpoint.weights, bf16=spec.precision == "bf16", on_layer=report)
         if spec.precision in QUANTISED:
             with phases("quantise"):
-                model = compress(model, spec, checkpoint.config)
+                model = compress(model, spec, checkpoint.config, records, phases.reporter("quantise"))
         with phases("save"):
             openvino().save_model(model, str(out_dir / MODEL_FILE), compress_to_fp16=False)
             checkpoint.copy_files(out_dir)

@@ -56,6 +56,7 @@ def check_spec(spec: EngineSpec) -> None:
             spec.tokens_per_block,
             f"set tokens_per_block={TOKENS_PER_BLOCK}",
         )
+    _check_quantisation(spec)
     if not spec.enable_chunked_context and spec.max_num_tokens < spec.max_seq_len:
         raise EngineLintError(
             "without enable_chunked_context a whole prompt must fit one iteration",
@@ -63,6 +64,28 @@ def check_spec(spec: EngineSpec) -> None:
             seen=f"max_num_tokens={spec.max_num_tokens}, max_seq_len={spec.max_seq_len}",
             fix="enable it or set max_num_tokens to max_seq_len",
         )
+
+
+def _check_quantisation(spec: EngineSpec) -> None:
+    """Refuses INT4's settings in an engine of another precision, which would silently ignore them."""
+    if spec.precision == "int4":
+        if spec.calibration == "mixed_precision" and spec.int4_ratio == 1:
+            raise EngineLintError(
+                "calibration=mixed_precision chooses layers for INT8 and int4_ratio leaves none",
+                where="engine.int4_ratio",
+                seen=spec.int4_ratio,
+                fix="lower it, e.g. to 0.8, or set calibration=none",
+            )
+        return
+    for field, neutral in (("calibration", "none"), ("int4_ratio", 1.0)):
+        value = getattr(spec, field)
+        if value != neutral:
+            raise EngineLintError(
+                f"{field} is of INT4 alone",
+                where=f"engine.{field}",
+                seen=f"{field}={value}, precision={spec.precision}",
+                fix=f"set precision=int4 or {field}={neutral}",
+            )
 
 
 def plan_compute(spec: EngineSpec, *, has_bf16: bool, has_f16: bool) -> ComputePlan:

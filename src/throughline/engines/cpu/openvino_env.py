@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from throughline.contracts.errors import MissingDependencyError
@@ -53,6 +55,19 @@ def nncf() -> Any:
         raise MissingDependencyError("quantised CPU engines need nncf", seen=str(error), fix=_INSTALL) from None
     module.set_log_level(40)
     return module
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keeps NNCF's progress bars off the terminal: it draws them on rich's shared console and has no switch."""
+    from rich import get_console
+
+    console = get_console()
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
 
 
 def cpu_supports(capability: str) -> bool:

@@ -1,0 +1,188 @@
+"""A Hugging Face folder taken over as it is, but for a chat template that would lose something."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from throughline.contracts.errors import CheckpointError
+from throughline.conversion.chatml import TURN_END, TURN_START
+from throughline.conversion.gguf import write_json
+from throughline.conversion.model_config import CLASSES
+from throughline.conversion.result import UNSTATED, Conversion
+from throughline.conversion.template_check import special_tokens_of
+from throughline.conversion.templates import FILE_NAME, KEEP, ModelSide, Template, TemplateSpec, choose
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# What a checkpoint needs. Weights of other kinds, code and caches stay behind.
+_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".model", ".md"}
+
+
+def adopt_folder(source: Path, folder: Path, template: TemplateSpec, *, licence: str | None = None) -> Conversion:
+    """Brings a Hugging Face folder in; weights are linked where the file system can, else copied.
+
+    Args:
+        source: The user's folder.
+        folder: Where to write; exists and is empty.
+        template: Which chat template it gets.
+        licence: Licence terms; None takes what its model card says.
+
+    Raises:
+        CheckpointError: If the folder is incomplete, of another family, or its chat template would lose something.
+    """
+    config = check_folder(source)
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    _check_vocabulary(tokenizer, config, source)
+    chosen = choose(template, _model_side(source, tokenizer))
+    for path in sorted(source.iterdir()):
+        if path.is_file() and (path.suffix in _SUFFIXES or path.name.upper().startswith("LICENSE")):
+            _bring(path, folder / path.name)
+    if template.choice != KEEP:
+        _put_template(folder, chosen, tokenizer)
+    return Conversion(
+        architecture=config["model_type"],
+        parameters=_parameters(source),
+        vocab_size=config["vocab_size"],
+        tokenizer=str(json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))["model"]["type"]),
+        template=chosen.origin,
+        default_system=chosen.default_system,
+        licence=licence or _card_licence(source) or UNSTATED,
+    )
+
+
+def check_folder(source: Path) -> dict[str, Any]:
+    """Returns `config.json` of a folder that has all that a base checkpoint needs.
+
+    Raises:
+        CheckpointError: Naming what is missing or not supported.
+    """
+    if not (source / "config.json").is_file():
+        raise CheckpointError(
+            "base checkpoint is missing",
+            where="model.path",
+            seen=str(source),
+            fix="give a Hugging Face folder with model=hf, or a .gguf file with model=gguf",
+        )
+    config = _read_json(source / "config.json")
+    if config.get("model_type") not in CLASSES:
+        raise CheckpointError(
+            "model family is not supported",
+            where=f"{source / 'config.json'}:model_type",
+            seen=repr(config.get("model_type")),
+            fix=f"use one of {', '.join(CLASSES)}",
+        )
+    if not list(source.glob("*.safetensors")):
+        raise CheckpointError(
+            "base checkpoint has no safetensors weights", where=str(source), fix="convert it with save_pretrained"
+        )
+    if not (source / "tokenizer.json").is_file():
+        raise CheckpointError(
+            "base checkpoint has no tokenizer.json", where=str(source), fix="save its fast tokenizer there"
+        )
+    return config
+
+
+def _check_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], source: Path) -> None:
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if largest >= int(config["vocab_size"]):
+        raise CheckpointError(
+            "tokenizer has ids that the model's embedding lacks",
+            where=str(source / "tokenizer.json"),
+            seen=f"id {largest}, vocab_size {config['vocab_size']}",
+            fix="give the tokenizer that belongs to the weights",
+        )
+
+
+def _model_side(source: Path, tokenizer: Tokenizer) -> ModelSide:
+    config = _read_json(source / "tokenizer_config.json")
+    special = special_tokens_of(_read_json(source / "special_tokens_map.json"), config)
+    own = _own_template(source, config)
+    return ModelSide(
+        where=str(source),
+        template=own,
+        special_tokens=special,
+        has_turn_tokens=None not in (tokenizer.token_to_id(TURN_START), tokenizer.token_to_id(TURN_END)),
+        begin=special.get("bos_token", "") if "bos_token" in own else "",
+    )
+
+
+def _own_template(source: Path, config: dict[str, Any]) -> str:
+    path = source / FILE_NAME
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    found = config.get("chat_template")
+    if isinstance(found, list):
+        found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
+    return found if isinstance(found, str) else ""
+
+
+def _put_template(folder: Path, chosen: Template, tokenizer: Tokenizer) -> None:
+    (folder / FILE_NAME).write_text(chosen.text, encoding="utf-8")
+    config = _read_json(folder / "tokenizer_config.json")
+    if config.pop("chat_template", None) is not None:
+        write_json(folder / "tokenizer_config.json", config)
+    end = tokenizer.token_to_id(TURN_END)
+    if end is None or TURN_END not in chosen.text:
+        return
+    path = folder / "generation_config.json"
+    generation = _read_json(path)
+    ends = generation.get("eos_token_id", _read_json(folder / "config.json").get("eos_token_id"))
+    known = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if end not in known:
+        write_json(path, {**generation, "eos_token_id": [*known, end]})
+
+
+def _bring(path: Path, target: Path) -> None:
+    # Resolved, since a download cache holds links to where its files really are.
+    real = path.resolve()
+    if path.suffix == ".safetensors":
+        try:
+            os.link(real, target)
+        except OSError:
+            shutil.copyfile(real, target)
+    else:
+        shutil.copyfile(real, target)
+
+
+def _parameters(source: Path) -> int:
+    from safetensors import safe_open
+
+    shapes: dict[str, list[int]] = {}
+    for path in source.glob("*.safetensors"):
+        with safe_open(path, "np") as tensors:
+            shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _card_licence(source: Path) -> str:
+    import yaml
+
+    path = source / "README.md"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if not text.startswith("---\n"):
+        return ""
+    try:
+        front = yaml.safe_load(text.split("---\n", 2)[1])
+    except yaml.YAMLError:
+        return ""
+    return str(front.get("license") or "") if isinstance(front, dict) else ""
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path.name} is not JSON", where=str(path), seen=str(error), fix="copy it again"
+        ) from None
+    return values if isinstance(values, dict) else {}
