@@ -18,7 +18,9 @@ def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("recipe", ["data", "train", "evaluate", "build", "deploy", "serve", "bench", "lifecycle"])
+@pytest.mark.parametrize(
+    "recipe", ["convert", "data", "train", "evaluate", "build", "deploy", "serve", "bench", "lifecycle"]
+)
 def test_every_recipe_has_help(tmp_path: Path, recipe: str) -> None:
     done = run(tmp_path, f"recipes.{recipe}", "--help")
     assert done.returncode == 0, done.stderr
@@ -61,7 +63,7 @@ def test_validate_counts_every_preset() -> None:
 
     checks = validate.check_all()
     groups = {name: validate.groups(name) for name in validate.recipes()}
-    assert set(groups) == {"data", "train", "evaluate", "build", "deploy", "serve", "bench", "lifecycle"}
+    assert set(groups) == {"convert", "data", "train", "evaluate", "build", "deploy", "serve", "bench", "lifecycle"}
     assert len(checks) == len(groups) + sum(len(choices) for found in groups.values() for choices in found.values())
     assert len(checks) >= 70
     assert [check for check in checks if check.fault] == []
