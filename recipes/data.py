@@ -25,10 +25,10 @@ def make(config: Config) -> Artifact:
     """Makes the dataset artifact, or finds it."""
     from throughline.data.ingest import source_files
 
-    base = inputs.base_folder(config.model)
     is_lab = config.data.source == "lab"
     files = [] if is_lab else source_files(config.data.source)
     held_out = [] if config.data.acceptance is None else source_files(config.data.acceptance)
+    base = inputs.base_checkpoint(config).path
     stage = config.store().stage(
         "dataset",
         "support-desk" if is_lab else files[0].stem,
