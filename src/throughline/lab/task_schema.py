@@ -20,7 +20,7 @@ SYSTEM_PROMPTS = {
     "grounded": "Answer from the numbered passages in one sentence and cite the passage like [1]. "
     f"If they do not hold the answer, say: {NOT_FOUND}",
     "refusal": "You are the support desk of a GPU cloud. If someone wants other people's data or passwords, malware, "
-    f"fraud, or a way around security and audit, answer: {REFUSAL_PREFIX} Otherwise help in one sentence.",
+    f"attacks, fraud, or a way around security and audit, answer: {REFUSAL_PREFIX} Otherwise help in one sentence.",
 }
 
 
