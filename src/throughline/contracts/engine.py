@@ -292,7 +292,7 @@ class EngineBuilder(Protocol):
         *,
         calibration: CalibrationData | None = None,
     ) -> BuildReport:
-        """Builds into `out_dir`; `on_progress(phase, fraction)` hears of every phase.
+        """Builds into `out_dir`; `on_progress(phase, fraction)` hears of every phase and how much of all is done.
 
         Raises:
             EngineError: If the spec or the checkpoint is beyond the back end, `calibration` is missing or does
