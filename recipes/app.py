@@ -53,11 +53,29 @@ class LogSpec(StrictModel):
 
 
 class ModelSpec(StrictModel):
-    """The base checkpoint: `lab` is the one in this repository, `hf` a Hugging Face folder at `path`."""
+    """The base model, which `recipes.convert` brings in.
 
-    source: str = Field(pattern="^(lab|hf)$")
+    Attributes:
+        source: `gguf` for a GGUF file, `hf` for a Hugging Face folder.
+        name: What it is called here.
+        path: The file or folder.
+        package: Installed distribution that carries the file, in place of `path`; never imported.
+        file: The file inside `package`, as its record spells it.
+        chat_template: `chatml` (ours: tools, Hermes calls, generation markers), `keep` (the model's own), or a path.
+        system_prompt: With `chatml`, the system message of conversations without one; null takes the model's own.
+        licence: Licence terms; null takes what the file or model card says.
+        dtype: Type of the weights written from a GGUF file.
+    """
+
+    source: Literal["gguf", "hf"]
     name: str
     path: Path | None = None
+    package: str | None = None
+    file: str | None = None
+    chat_template: str = "keep"
+    system_prompt: str | None = None
+    licence: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
 
 
 class RecipeConfig(StrictModel):

@@ -34,12 +34,16 @@ def make(config: Config) -> Artifact:
     store = config.store()
     source: dict[str, Artifact] = {}
     stage_config: dict[str, object] = {"engine": config.engine.model_dump(mode="json")}
-    if config.checkpoint == "base" or _is_foreign_folder(config.checkpoint):
-        folder = inputs.base_folder(config.model) if config.checkpoint == "base" else Path(config.checkpoint)
+    if _is_foreign_folder(config.checkpoint):
+        folder = Path(config.checkpoint)
         stage_config["checkpoint"] = inputs.folder_digest(folder)
-        stem = config.model.name if config.checkpoint == "base" else folder.name
+        stem = folder.name
     else:
-        source["checkpoint"] = inputs.artifact(store, "checkpoint", config.checkpoint, key="checkpoint")
+        source["checkpoint"] = (
+            inputs.base_checkpoint(config)
+            if config.checkpoint == "base"
+            else inputs.artifact(store, "checkpoint", config.checkpoint, key="checkpoint")
+        )
         folder = source["checkpoint"].path
         stem = source["checkpoint"].manifest.name
     dataset = None

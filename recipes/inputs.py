@@ -6,10 +6,11 @@ import functools
 import hashlib
 import json
 from pathlib import Path
+from typing import Protocol
 
 from recipes.app import ModelSpec
 from throughline.artifacts import Artifact, ArtifactStore
-from throughline.contracts.errors import ArtifactError, CheckpointError
+from throughline.contracts.errors import ArtifactError
 
 _MAKERS = {
     "dataset": "data",
@@ -21,25 +22,26 @@ _MAKERS = {
 _HASHED = {".safetensors", ".json", ".jinja"}
 
 
-def base_folder(model: ModelSpec) -> Path:
-    """Returns the folder of the base checkpoint.
+class HasModel(Protocol):
+    """A recipe's config that names a base model."""
+
+    @property
+    def model(self) -> ModelSpec:
+        """The base model."""
+
+    def store(self) -> ArtifactStore:
+        """The artifact store."""
+
+
+def base_checkpoint(config: HasModel) -> Artifact:
+    """Returns the base model's checkpoint artifact; converts the model if that was not done yet.
 
     Raises:
-        CheckpointError: If it is not there.
+        CheckpointError: If the model is missing or cannot be used; says what to do.
     """
-    if model.source == "lab":
-        from throughline import lab
+    from recipes import convert
 
-        return lab.checkpoint_dir()
-    folder = Path(model.path or "")
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            "base checkpoint is missing",
-            where="model.path",
-            seen=str(folder),
-            fix="give a Hugging Face folder: model=hf model.path=…",
-        )
-    return folder.resolve()
+    return convert.make(config)
 
 
 def folder_digest(folder: Path) -> str:
@@ -65,13 +67,15 @@ def _digest(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
 def artifact(store: ArtifactStore, kind: str, reference: str, *, key: str) -> Artifact:
     """Returns the artifact that a config value names; `latest` is the newest of its kind.
 
+    The latest checkpoint is the newest tuned one: base models are checkpoints too, and converted on the way.
+
     Raises:
         ArtifactError: If there is none; names the recipe that makes it.
     """
     if reference == "latest":
-        found = store.latest(kind)
-        if found is not None:
-            return found
+        found = [item for item in store.all(kind) if kind != "checkpoint" or item.manifest.inputs]
+        if found:
+            return found[-1]
     elif reference == "promoted":
         promoted = promoted_digest(store)
         if promoted is not None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
-from recipes import app, bench, build, data, deploy, evaluate, lifecycle_report, service, stage_seconds, train
+from recipes import app, bench, build, convert, data, deploy, evaluate, lifecycle_report, service, stage_seconds, train
 from throughline.artifacts import Artifact, code_version
 from throughline.contracts.config import StrictModel
 from throughline.contracts.errors import GateInconclusive, GateNoGo
@@ -21,7 +21,7 @@ from throughline.contracts.evaluation import GATED_SET, Evaluation, GatePolicy
 from throughline.reporting import format as fmt
 from throughline.reporting.stages import StageTable
 
-STAGES = ("data", "train", "build", "evaluate", "compare", "decide", "deploy", "bench")
+STAGES = ("convert", "data", "train", "build", "evaluate", "compare", "decide", "deploy", "bench")
 T = TypeVar("T")
 
 
@@ -110,12 +110,12 @@ class Run:
             f"paths.model_repository={config.paths.model_repository}",
             f"log.format={config.log.format}",
         ]
-        if "model" in schema.model_fields:
-            shared += [f"model={config.model.source}", f"model.name={config.model.name}"]
-            if config.model.path is not None:
-                shared.append(f"model.path={config.model.path}")
         own = getattr(config.stages, recipe, ())
-        return app.to_schema(app.compose(recipe, [*shared, *overrides, *own, *last]), schema)
+        composed = app.compose(recipe, [*shared, *overrides, *own, *last])
+        if "model" in schema.model_fields:
+            # Not as overrides: a system prompt or path may hold what Hydra's grammar reads as its own.
+            composed["model"] = config.model.model_dump(mode="json")
+        return app.to_schema(composed, schema)
 
 
 def line(config: Config) -> str:
@@ -126,6 +126,7 @@ def line(config: Config) -> str:
 def make(config: Config, table: StageTable) -> Run:
     """Runs all stages in order; what is made already is found."""
     run = Run(config, table)
+    run.stage("convert", lambda: convert.make(run.compose("convert", convert.Config)), lambda item: [item])
     run.dataset = run.stage("data", lambda: data.make(run.compose("data", data.Config)), lambda item: [item])
     digest = f"dataset={run.dataset.digest}"
     run.adapter, checkpoint = run.stage(

@@ -13,6 +13,7 @@ from throughline.artifacts import ArtifactStore
 # Measured with the default model; every other model corrects them as its stages finish.
 REFERENCE_GFLOPS = 100.0
 REFERENCE = {
+    "convert": 10.0,
     "data": 20.0,
     "train": 480.0,
     "build": 60.0,
@@ -23,6 +24,7 @@ REFERENCE = {
     "bench": 60.0,
 }
 REFERENCE_FAST = {
+    "convert": 10.0,
     "data": 10.0,
     "train": 60.0,
     "build": 30.0,

@@ -30,19 +30,18 @@ def make(config: Config) -> tuple[Artifact, Artifact]:
     """Makes the adapter and the merged checkpoint, or finds them."""
     store = config.store()
     dataset = inputs.artifact(store, "dataset", config.dataset, key="dataset")
-    base = inputs.base_folder(config.model)
+    base = inputs.base_checkpoint(config)
     adapter = make_adapter(config, store, dataset, base)
     return adapter, make_checkpoint(config, store, adapter, base)
 
 
-def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: Path) -> Artifact:
+def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: Artifact) -> Artifact:
     """Trains; a run that was killed goes on from its newest checkpoint."""
     stage = store.stage(
         "adapter",
         f"{config.model.name}-lora",
-        inputs={"dataset": dataset},
+        inputs={"dataset": dataset, "base": base},
         config={
-            "base": inputs.folder_digest(base),
             "peft": config.peft.model_dump(mode="json"),
             "trainer": config.trainer.model_dump(mode="json"),
         },
@@ -75,14 +74,14 @@ def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: 
         with Progress("train", total=total, unit="tokens") as progress:
             report = fit_lora(
                 dataset.path,
-                base,
+                base.path,
                 run.directory,
                 peft=config.peft,
                 trainer=trainer,
                 tracking=config.tracking,
                 on_step=show,
                 on_estimate=estimated,
-                probe=task_probe(dataset.path, base, trainer),
+                probe=task_probe(dataset.path, base.path, trainer),
                 tracking_dir=store.home / "tracking",
             )
         return run.commit(
@@ -98,13 +97,13 @@ def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: 
         )
 
 
-def make_checkpoint(config: Config, store: ArtifactStore, adapter: Artifact, base: Path) -> Artifact:
+def make_checkpoint(config: Config, store: ArtifactStore, adapter: Artifact, base: Artifact) -> Artifact:
     """Merges the adapter into the base."""
     stage = store.stage(
         "checkpoint",
         f"{config.model.name}-tuned",
-        inputs={"adapter": adapter},
-        config={"base": inputs.folder_digest(base), "dtype": config.merge_dtype},
+        inputs={"adapter": adapter, "base": base},
+        config={"dtype": config.merge_dtype},
         code_version=code_version("throughline.training.merge"),
     )
     with stage as run:
@@ -112,7 +111,7 @@ def make_checkpoint(config: Config, store: ArtifactStore, adapter: Artifact, bas
             return run.cached
         from throughline.training.merge import merge
 
-        difference = merge(base, adapter.path, run.directory, dtype=config.merge_dtype)
+        difference = merge(base.path, adapter.path, run.directory, dtype=config.merge_dtype)
         return run.commit(metrics={"largest_logit_difference": difference})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from throughline import engines, lab
+from throughline import engines
 from throughline.contracts.engine import EngineSpec, SamplingParams
 
 pytestmark = pytest.mark.integration
@@ -65,7 +65,7 @@ def make_checkpoint(folder: Path, family: str, tokenizer_dir: Path, values: dict
     return model
 
 
-def greedy(model: Any, prompt: list[int]) -> list[int]:
+def greedy(model: Any, prompt: list[int], length: int = TOKENS) -> list[int]:
     """The oracle: transformers' own greedy search, never ended by an end-of-sequence token."""
     import torch
 
@@ -75,7 +75,7 @@ def greedy(model: Any, prompt: list[int]) -> list[int]:
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
             do_sample=False,
-            max_new_tokens=TOKENS,
+            max_new_tokens=length,
             eos_token_id=-1,
         )
     found: list[int] = out[0, len(prompt) :].tolist()
@@ -91,25 +91,21 @@ def test_float32_engine_gives_the_same_greedy_tokens_as_transformers(
     check_parity(tmp_path / "checkpoint", model, PROMPTS, tmp_path / "engine")
 
 
-def test_the_lab_checkpoint_gives_the_same_greedy_tokens_as_transformers(tmp_path: Path) -> None:
+def test_a_real_model_gives_the_same_greedy_tokens_as_transformers(tmp_path: Path, smollm2_checkpoint: Path) -> None:
     import torch
     from tokenizers import Tokenizer
     from transformers import AutoModelForCausalLM
 
-    folder = lab.checkpoint_dir()
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    texts = (
-        "The node lost its GPU",
-        "Codes: ZFZ-31, H8440U\nAgain:",
-        "2025-03-04 10:11 gpu-7 WARN temperature",
-        "Hello",
-    )
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = Tokenizer.from_file(str(smollm2_checkpoint / "tokenizer.json"))
+    texts = ("The capital of France is", "def add(a, b):\n    return")
+    model: Any = AutoModelForCausalLM.from_pretrained(smollm2_checkpoint, dtype=torch.float32)
     model.eval()
-    check_parity(folder, model, [[1, *tokenizer.encode(text).ids] for text in texts], tmp_path / "engine")
+    check_parity(smollm2_checkpoint, model, [tokenizer.encode(text).ids for text in texts], tmp_path / "engine", 16)
 
 
-def check_parity(checkpoint: Path, model: Any, prompts: Sequence[list[int]], engine: Path) -> None:
+def check_parity(
+    checkpoint: Path, model: Any, prompts: Sequence[list[int]], engine: Path, length: int = TOKENS
+) -> None:
     # 64 tokens an iteration: the longest prompt is prefilled in chunks.
     spec = EngineSpec(precision="f32", max_seq_len=256, max_num_tokens=64, kv_cache_bytes=16 * 2**20, num_threads=1)
     engines.build(checkpoint, spec, engine)
@@ -117,7 +113,7 @@ def check_parity(checkpoint: Path, model: Any, prompts: Sequence[list[int]], eng
     try:
         # All at once, so the prompts also share their iterations.
         for index, prompt in enumerate(prompts):
-            runtime.submit(str(index), prompt, SamplingParams(max_tokens=TOKENS, ignore_eos=True))
+            runtime.submit(str(index), prompt, SamplingParams(max_tokens=length, ignore_eos=True))
         found: dict[str, list[int]] = {str(index): [] for index in range(len(prompts))}
         while runtime.has_work():
             for output in runtime.step():
@@ -125,5 +121,5 @@ def check_parity(checkpoint: Path, model: Any, prompts: Sequence[list[int]], eng
                 found[output.request_id] += output.token_ids
     finally:
         runtime.close()
-    assert found == {str(index): greedy(model, prompt) for index, prompt in enumerate(prompts)}
-    assert all(len(tokens) == TOKENS for tokens in found.values())
+    assert found == {str(index): greedy(model, prompt, length) for index, prompt in enumerate(prompts)}
+    assert all(len(tokens) == length for tokens in found.values())

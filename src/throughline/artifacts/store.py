@@ -266,12 +266,19 @@ class StageRun:
         if kind is None and self.cached is None and self._committed is None:
             raise InternalError("stage ended without commit", where=self._manifest.kind)
 
-    def commit(self, *, metrics: Mapping[str, Any] | None = None, name: str | None = None) -> Artifact:
+    def commit(
+        self,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        licences: Sequence[str] = (),
+    ) -> Artifact:
         """Writes the manifest and renames the folder into the store.
 
         Args:
             metrics: Figures for people, in plain JSON types.
             name: A better name than the one given at the start.
+            licences: Terms that only the work itself found out; added to the others.
 
         Raises:
             InternalError: If there is nothing to commit.
@@ -281,6 +288,7 @@ class StageRun:
         manifest = self._manifest.model_copy(
             update={
                 "name": name or self._manifest.name,
+                "licences": tuple(sorted({*self._manifest.licences, *licences})),
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "seconds": round(time.monotonic() - self._started, 3),
                 "metrics": json.loads(json.dumps(dict(metrics or {}), allow_nan=False)),

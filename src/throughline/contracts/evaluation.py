@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,8 @@ from throughline.contracts.engine import FinishReason
 # The lab's tasks; a question of any other task is a user's own and brings its reference as messages.
 TASKS = ("triage", "grounded", "refusal")
 # The set that a gate judges by, and the one of unseen wording that is reported beside it.
-GATED_SET, SHIFTED_SET = "acceptance", "shifted"
+GATED_SET: Final = "acceptance"
+SHIFTED_SET: Final = "shifted"
 # Limits of a suite go by stratum; this one stands for every stratum that is not named.
 OTHER = "other"
 # The same questions, answered under the tool's grammar, are a set of their own.

@@ -6,7 +6,7 @@ template teaches nothing and serving it answers nonsense, both without any error
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from throughline.contracts.text import shorten
@@ -64,7 +64,7 @@ CONVERSATION: tuple[Message, ...] = (
     {"role": "user", "content": "Is anybody there? 你好 🙂"},
     {"role": "assistant", "content": "Yes, ask away."},
     {"role": "user", "content": "Who is the customer of ticket T-1093?"},
-    {"role": "assistant", "content": None, "tool_calls": [FIRST_CALL]},
+    {"role": "assistant", "content": "", "tool_calls": [FIRST_CALL]},
     {"role": "tool", "tool_call_id": FIRST_CALL["id"], "name": "look_up", "content": '{"id": "K-77 ü"}'},
     {"role": "assistant", "content": "It is customer K-77."},
     {"role": "user", "content": "Sort the ticket, please."},
@@ -81,21 +81,13 @@ def losses(template: str, special_tokens: Mapping[str, str]) -> list[str]:
         template: The template's text.
         special_tokens: `bos_token` and the like, visible to the template.
     """
-    found: list[str] = []
-    conversation = list(CONVERSATION)
     try:
-        render(template, special_tokens, conversation, TOOLS)
-    except RenderingError as error:
-        found.append(f"a turn that is only a call ({shorten(str(error))})")
-        # Such turns often carry an empty text instead of none; what else is lost shows only then.
-        conversation = [{**message, "content": message["content"] or ""} for message in conversation]
-    try:
-        text = render(template, special_tokens, conversation, TOOLS)
-        before = render(template, special_tokens, conversation[:-1], TOOLS)
-        prompt = render(template, special_tokens, conversation[:-1], TOOLS, add_generation_prompt=True)
+        text = render(template, special_tokens, CONVERSATION, TOOLS)
+        before = render(template, special_tokens, CONVERSATION[:-1], TOOLS)
+        prompt = render(template, special_tokens, CONVERSATION[:-1], TOOLS, add_generation_prompt=True)
     except RenderingError as error:
         return [f"a whole conversation with tools, which it refuses ({shorten(str(error))})"]
-    found += [f"{what} ({shorten(value)})" for what, value in _tool_parts() if value not in text]
+    found = _listed([(what, value) for what, value in _tool_parts() if value not in text])
     found += _message_losses(text)
     if not text.startswith(prompt):
         found.append("the prompt of an answer, which is not how the conversation with that answer begins")
@@ -106,14 +98,15 @@ def losses(template: str, special_tokens: Mapping[str, str]) -> list[str]:
 
 def _message_losses(text: str) -> list[str]:
     """What of the messages is missing or stands before what it follows; calls are read as the gateway does."""
-    found = []
+    missing = []
     at = 0
     for what, value in _message_parts():
         where = text.find(value, at)
         if where < 0:
-            found.append(f"{what} ({shorten(value)})")
+            missing.append((what, value))
         else:
             at = where + len(value)
+    found = _listed(missing)
     wanted = [call["function"] for call in (FIRST_CALL, SECOND_CALL)]
     start = text.find("ticket T-1093?")
     calls = [{"name": call.name, "arguments": call.arguments} for call in parse_tool_calls(text[start:]).calls]
@@ -121,6 +114,14 @@ def _message_losses(text: str) -> list[str]:
         lost = ", ".join(call["name"] for call in wanted if call not in calls) or "none, but others appear"
         found.append(f'calls in the form <tool_call>{{"name": …, "arguments": …}}</tool_call> ({lost})')
     return found
+
+
+def _listed(missing: Iterable[tuple[str, str]]) -> list[str]:
+    """One entry a kind, with all that is missing of it."""
+    values: dict[str, list[str]] = {}
+    for what, value in missing:
+        values.setdefault(what, []).append(shorten(value))
+    return [f"{what} ({', '.join(dict.fromkeys(lost))})" for what, lost in values.items()]
 
 
 def _tool_parts() -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ class Renderer:
     def prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> tuple[str, list[int]]:
         """Returns the text and tokens up to where the assistant's next turn begins."""
         text = self._tokenizer.apply_chat_template(
-            list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=True
+            _for_template(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=True
         )
         return text, list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -78,7 +79,7 @@ class Renderer:
         """
         if self.marks_generation:
             found = self._tokenizer.apply_chat_template(
-                list(messages),
+                _for_template(messages),
                 tools=list(tools) or None,
                 tokenize=True,
                 return_dict=True,
@@ -86,7 +87,9 @@ class Renderer:
             )
             ids, mask = list(found["input_ids"]), list(found["assistant_masks"])
         else:
-            full = self._tokenizer.apply_chat_template(list(messages), tools=list(tools) or None, tokenize=False)
+            full = self._tokenizer.apply_chat_template(
+                _for_template(messages), tools=list(tools) or None, tokenize=False
+            )
             ids = list(self._tokenizer(full, add_special_tokens=False)["input_ids"])
             _, prompt = self.prompt(messages[:-1], tools)
             if ids[: len(prompt)] != prompt:
@@ -97,6 +100,27 @@ class Renderer:
             mask = [0] * len(prompt) + [1] * (len(ids) - len(prompt))
         labels = [token if marked else IGNORE_INDEX for token, marked in zip(ids, mask, strict=True)]
         return Rendered(ids, labels)
+
+
+def _for_template(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages as the gateway hands them to templates: a text always, arguments of calls as objects.
+
+    Many templates fail on a missing text, or quote arguments that are JSON text once more.
+    """
+    return [
+        {**message, "content": message.get("content") or ""}
+        | ({"tool_calls": [_call(call) for call in message["tool_calls"]]} if message.get("tool_calls") else {})
+        for message in messages
+    ]
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call["function"])
+    try:
+        arguments = json.loads(function["arguments"])
+    except (KeyError, TypeError, ValueError):
+        return dict(call)
+    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else dict(call)
 
 
 def _added(tokenizer: Any) -> set[str]:

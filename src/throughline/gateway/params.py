@@ -227,7 +227,8 @@ def _template_message(message: Message, index: int) -> dict[str, Any]:
         where = f"messages[{index}].content"
         raise bad_request(f"Missing '{where}' of a {message.role} message.", param=where, code="invalid_value")
     role = "system" if message.role == "developer" else message.role
-    out: dict[str, Any] = {"role": role, "content": content}
+    # Many templates fail on a turn that is only a call unless its text is there, if empty.
+    out: dict[str, Any] = {"role": role, "content": content or ""}
     if message.name is not None:
         out["name"] = message.name
     if message.tool_call_id is not None:

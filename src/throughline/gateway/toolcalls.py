@@ -71,7 +71,8 @@ class _Arguments:
 class ToolCallParser:
     """Feeds on text, returns pieces; arguments stream as they come.
 
-    A block that is no call (no name, no JSON object) stays content, tags included.
+    A block that is no call (no name, no JSON object) stays content, tags included. The newline that chat templates
+    write before a call belongs to the call.
 
     Args:
         inside: Start inside a block, because the prompt ended with the opening tag.
@@ -81,6 +82,7 @@ class ToolCallParser:
     calls: int = 0
     _state: _State = field(init=False)
     _held: str = ""
+    _newline: str = ""
     _arguments: _Arguments = field(default_factory=_Arguments)
 
     def __post_init__(self) -> None:
@@ -100,7 +102,7 @@ class ToolCallParser:
         if self._state is _State.CONTENT:
             return [Piece(content=held)] if held else []
         if self._state is _State.HEADER:
-            text = held if self.inside and self.calls == 0 else START + held
+            text = self._opened() + held
             return [Piece(content=text)] if text else []
         if self._state is _State.ARGUMENTS and held:
             return [Piece(index=self.calls - 1, arguments=held)]
@@ -117,11 +119,13 @@ class ToolCallParser:
         return self._tail()
 
     def _content(self, pieces: list[Piece]) -> bool:
-        before, found, rest = self._cut(START)
-        if before:
-            pieces.append(Piece(content=before))
+        before, found, rest = self._cut(START, hold="\n" + START)
         if found:
             self._held, self._state = rest, _State.HEADER
+            self._newline = before[len(before.removesuffix("\n")) :]
+            before = before.removesuffix("\n")
+        if before:
+            pieces.append(Piece(content=before))
         return found
 
     def _header(self, pieces: list[Piece]) -> bool:
@@ -139,8 +143,7 @@ class ToolCallParser:
         self._state = _State.CONTENT
         call = _whole_call(block)
         if call is None:
-            opened = "" if self.inside and self.calls == 0 else START
-            pieces.append(Piece(content=opened + block + END))
+            pieces.append(Piece(content=self._opened() + block + END))
             self.inside = False
         else:
             self._begin(pieces, call[0])
@@ -171,12 +174,16 @@ class ToolCallParser:
         self.calls += 1
         pieces.append(Piece(index=self.calls - 1, name=name))
 
-    def _cut(self, tag: str) -> tuple[str, bool, str]:
-        """Splits the held text at `tag`; without one, all but a possible beginning of it is let go."""
+    def _opened(self) -> str:
+        """What stood before the block in hand: its opening tag, unless that was in the prompt."""
+        return "" if self.inside and self.calls == 0 else self._newline + START
+
+    def _cut(self, tag: str, hold: str = "") -> tuple[str, bool, str]:
+        """Splits the held text at `tag`; without one, all but a possible beginning of it or of `hold` is let go."""
         at = self._held.find(tag)
         if at >= 0:
             return self._held[:at], True, self._held[at + len(tag) :]
-        cut = len(self._held) - partial_suffix(self._held, tag)
+        cut = len(self._held) - max(partial_suffix(self._held, tag), partial_suffix(self._held, hold))
         before, self._held = self._held[:cut], self._held[cut:]
         return before, False, ""
 

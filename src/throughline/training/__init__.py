@@ -1,1 +1,1 @@
-"""Training through NeMo AutoModel: LoRA fine-tuning, pre-training of the lab base, merging."""
+"""Training through NeMo AutoModel: LoRA fine-tuning and merging."""

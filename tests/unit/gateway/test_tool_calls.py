@@ -52,7 +52,8 @@ def test_any_split_says_the_same(text: str, cuts: list[int], inside: bool) -> No
 )
 def test_well_formed_calls_are_all_found(parts: list[tuple[str, str]], tail: str) -> None:
     message = parse(["".join(text + call for text, call in parts) + tail])
-    content = "".join(text for text, _ in parts) + tail
+    # The newline before a call is the template's.
+    content = "".join(text.removesuffix("\n") for text, _ in parts) + tail
     assert (message["content"] or "") == content
     inner = [json.loads(call.removeprefix("<tool_call>").removesuffix("</tool_call>")) for _, call in parts]
     calls = [call["function"] for call in message.get("tool_calls", [])]
@@ -86,6 +87,14 @@ def test_other_spellings(block: str) -> None:
 def test_what_is_no_call_stays_content(text: str) -> None:
     assert parse(list(text)) == {"role": "assistant", "content": text, "refusal": None}
     assert parse([text.removeprefix("<tool_call>")], inside=True)["content"] == text.removeprefix("<tool_call>")
+
+
+def test_calls_on_lines_of_their_own_leave_no_newlines_behind() -> None:
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    message = parse(list(f"Look:\n{call}\n{call}"))
+    assert (message["content"], len(message["tool_calls"])) == ("Look:", 2)
+    assert parse(list(f"{call}\n{call}"))["content"] is None
+    assert parse(list("a\n<tool_call>b</tool_call>\n"))["content"] == "a\n<tool_call>b</tool_call>\n"
 
 
 def test_arguments_stream_as_they_come() -> None:
