@@ -7,17 +7,15 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from recipes import app, results, sample
+from recipes.lifecycle_run import Run
 from throughline.artifacts import Artifact, describe_environment
 from throughline.contracts.evaluation import GATED_SET, SHIFTED_SET, Evaluation
 from throughline.contracts.report import Column, Highlight, Judged, Report, Section, Table, VerdictKind
-
-if TYPE_CHECKING:
-    from recipes.lifecycle import Run
 
 VERDICT_KINDS: Mapping[str, VerdictKind] = {"GO": "good", "NO_GO": "bad", "INCONCLUSIVE": "unclear"}
 
