@@ -2,7 +2,7 @@
 
 python -m recipes.chat
 python -m recipes.chat chat.system="Answer in one sentence." chat.message="Why is the sky blue?"
-python -m recipes.chat chat.url=http://gpu-7:8080 chat.tools=tools.json < ticket.txt
+python -m recipes.chat chat.tools=lab < ticket.txt
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ChatSpec(StrictModel):
         model: Name of the model there; empty takes the only one, or the first.
         system: System prompt; empty leaves the model's own.
         message: Sends this one message, prints the answer and ends.
-        tools: JSON file with a list of OpenAI tools to offer.
+        tools: JSON file with a list of OpenAI tools to offer; `lab` offers the lab's, with its system prompt.
         max_tokens: Length limit of an answer; None leaves it what the context has room for.
         temperature: 0 always answers the same.
         api_key: Sent as bearer token.
@@ -51,7 +51,7 @@ class ChatSpec(StrictModel):
     model: str = ""
     system: str = ""
     message: str = ""
-    tools: Path | None = None
+    tools: str = ""
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float = Field(default=0.2, ge=0)
     api_key: str = "none"
@@ -253,21 +253,27 @@ def connect(spec: ChatSpec) -> Conversation:
             seen=spec.model,
             fix=did_you_mean(spec.model, served),
         )
-    conversation = Conversation(client, spec.model or served[0], spec, _tools(spec.tools))
-    conversation.reset(spec.system)
+    tools, system = _tools(spec.tools)
+    conversation = Conversation(client, spec.model or served[0], spec, tools)
+    conversation.reset(spec.system or system)
     return conversation
 
 
-def _tools(path: Path | None) -> list[dict[str, Any]]:
-    if path is None:
-        return []
+def _tools(name: str) -> tuple[list[dict[str, Any]], str]:
+    """Returns the tools to offer, and the system prompt that goes with them."""
+    if not name:
+        return [], ""
+    if name == "lab":
+        from throughline.lab.task_schema import SYSTEM_PROMPTS, open_ticket
+
+        return [open_ticket()], SYSTEM_PROMPTS["triage"]
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(Path(name).read_text())
     except (OSError, ValueError) as error:
         raise ConfigError("the tools cannot be read", where="chat.tools", seen=str(error)) from error
     if not isinstance(found, list):
-        raise ConfigError("the tools are no list", where=f"chat.tools: {path}", fix="give a JSON list of OpenAI tools")
-    return found
+        raise ConfigError("the tools are no list", where=f"chat.tools: {name}", fix="give a JSON list of OpenAI tools")
+    return found, ""
 
 
 def answer(conversation: Conversation, text: str) -> None:

@@ -66,12 +66,18 @@ def test_tool_calls_are_readable_and_kept(
 ) -> None:
     (tmp_path / "tools.json").write_text(json.dumps(TOOLS))
     triton.script = say(CALL)
-    conversation = talk_to(tools=tmp_path / "tools.json")
+    conversation = talk_to(tools=str(tmp_path / "tools.json"))
     assert "".join(conversation.ask("Find A-7")) == "→ find\n    id    A-7\n    deep  true"
     (call,) = conversation.messages[-1]["tool_calls"]
     assert json.loads(call["function"]["arguments"]) == {"id": "A-7", "deep": True}
     triton.script = say("Found.")
     assert "".join(conversation.ask("And?")) == "Found."
+
+
+def test_the_lab_s_tool_comes_with_its_system_prompt(talk_to: Callable[..., chat.Conversation]) -> None:
+    conversation = talk_to(tools="lab")
+    assert conversation.tools[0]["function"]["name"] == "open_ticket"
+    assert conversation.messages[0]["role"] == "system"
 
 
 def test_a_refused_message_is_forgotten(talk_to: Callable[..., chat.Conversation]) -> None:
