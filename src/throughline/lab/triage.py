@@ -10,7 +10,7 @@ from throughline.lab.scribe import Scribe
 from throughline.lab.task_schema import ABSENT
 
 # How often a part stands in a ticket. Money and accounts rarely come with a card or a code.
-_CARD = _CODE = 0.6
+_CARD = _CODE = 0.55
 _CARD_OFF_TOPIC = _CODE_OFF_TOPIC = 0.2
 _OFF_TOPIC = ("access", "billing")
 _EXTRAS = {"greeting": 0.7, "noise": 0.4, "closing": 0.6}
