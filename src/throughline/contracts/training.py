@@ -13,8 +13,8 @@ class PeftSpec(StrictModel):
     """LoRA: `W + alpha / dim · B A` on the modules that match (Hu et al. 2021).
 
     `target_modules` are wildcards on a module's full path, `exclude_modules` the other way round: every linear layer
-    but these; one of the two. `layers_to_transform` keeps the target modules of the layers from first to last alone: with
-    the upper layers only, the backward pass ends above the lower ones. `use_dora` adds DoRA's magnitude vector.
+    but these; one of the two. `layers_to_transform` keeps the target modules of the layers from first to last alone:
+    with the upper layers only, the backward pass ends above the lower ones. `use_dora` adds DoRA's magnitude vector.
     """
 
     dim: int = Field(default=16, ge=1)
