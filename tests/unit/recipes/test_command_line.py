@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+RECIPES = ("convert", "data", "train", "evaluate", "build", "deploy", "serve", "bench", "lifecycle")
 
 
 def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -63,7 +64,7 @@ def test_validate_counts_every_preset() -> None:
 
     checks = validate.check_all()
     groups = {name: validate.groups(name) for name in validate.recipes()}
-    assert set(groups) == {"convert", "data", "train", "evaluate", "build", "deploy", "serve", "bench", "lifecycle"}
+    assert set(groups) == set(RECIPES)
     assert len(checks) == len(groups) + sum(len(choices) for found in groups.values() for choices in found.values())
     assert len(checks) >= 70
     assert [check for check in checks if check.fault] == []
