@@ -112,7 +112,8 @@ def _rope_scaling(source: GgufFile, head_dim: int, theta: float) -> dict[str, An
     if ROPE_FACTORS not in source.tensors:
         return None
     stored = np.asarray(source.tensors[ROPE_FACTORS].data, dtype=np.float64)
-    scaling = {"rope_type": "llama3", "factor": shortest_float32(float(stored.max())), **_LLAMA3_ROPE}
+    # The factor itself stands where wavelengths are long; the comparison below says whether it was understood.
+    scaling = {"rope_type": "llama3", "factor": round(float(stored.max()), 3), **_LLAMA3_ROPE}
     expected = _llama3_factors(head_dim, theta, scaling)
     if stored.shape != expected.shape or not np.allclose(stored, expected, rtol=1e-4):
         raise _refuse(source, "RoPE factors are not Llama 3's", ROPE_FACTORS, np.array2string(stored, threshold=4))
