@@ -5,11 +5,11 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export WANDB_MODE ?= offline
 export HYDRA_FULL_ERROR ?= 0
 
-.PHONY: run test setup data train eval build deploy serve bench lint format validate clean
+.PHONY: run test setup serve chat convert data train eval build deploy bench lint format validate clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z ]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 40
 
 setup:  ## create .venv from requirements.lock (a second call does nothing)
 	@$(PYTHON) src/throughline/bootstrap.py
@@ -20,7 +20,13 @@ run: setup  ## the whole line: raw records to a benchmarked engine on Triton
 test: setup  ## unit and integration tests
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-data train build deploy serve bench: setup  ## one stage; pass overrides with ARGS="key=value"
+serve: setup  ## the promoted engine behind the OpenAI gateway, until Ctrl-C
+	@$(BIN)/python -m recipes.serve $(ARGS)
+
+chat: setup  ## talk to what `make serve` serves
+	@$(BIN)/python -m recipes.chat $(ARGS)
+
+convert data train build deploy bench: setup  ## one stage; pass overrides with ARGS="key=value"
 	@$(BIN)/python -m recipes.$@ $(ARGS)
 
 eval: setup  ## score the models on the acceptance set

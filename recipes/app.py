@@ -91,10 +91,13 @@ class RecipeConfig(StrictModel):
         return ArtifactStore(os.environ.get("THROUGHLINE_HOME") or self.paths.home)
 
 
-def recipe(schema: type[C], *, nemo: bool = False) -> Callable[[Callable[[C], None]], Callable[[], None]]:
+def recipe(
+    schema: type[C], *, nemo: bool = False, capture: bool = True
+) -> Callable[[Callable[[C], None]], Callable[[], None]]:
     """Makes `function(config)` a command: Hydra composes `conf/<module>.yaml`, `schema` validates it.
 
-    With `nemo` the command runs under NeMo's `hydra_runner`, as NeMo's own training scripts do.
+    With `nemo` the command runs under NeMo's `hydra_runner`, as NeMo's own training scripts do. With `capture`
+    what libraries print goes to a log; a command that reads from the terminal needs its own descriptors.
 
     The command exits with 0, or with the error's code: 1 a fault of ours, 2 the user's input, 3 a gate
     said no, 4 a gate could not tell, 130 after Ctrl-C.
@@ -105,14 +108,22 @@ def recipe(schema: type[C], *, nemo: bool = False) -> Callable[[Callable[[C], No
         doc = sys.modules[function.__module__].__doc__ or ""
 
         def command() -> None:
-            sys.exit(run(name, doc, schema, function, nemo=nemo))
+            sys.exit(run(name, doc, schema, function, nemo=nemo, capture=capture))
 
         return command
 
     return decorate
 
 
-def run(name: str, doc: str, schema: type[C], function: Callable[[C], None], *, nemo: bool = False) -> int:
+def run(
+    name: str,
+    doc: str,
+    schema: type[C],
+    function: Callable[[C], None],
+    *,
+    nemo: bool = False,
+    capture: bool = True,
+) -> int:
     """Runs a recipe with `sys.argv` and returns its exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     _register_resolvers(name, doc)
@@ -121,9 +132,9 @@ def run(name: str, doc: str, schema: type[C], function: Callable[[C], None], *, 
     def job(config: DictConfig) -> None:
         settings = to_schema(config, schema)
         if settings.log.shows_foreign:
-            capture.stop(replay=True)
+            foreign.stop(replay=True)
         else:
-            capture.move_to(_log_path(settings.store(), name))
+            foreign.move_to(_log_path(settings.store(), name))
         _set_up_logging(settings.log)
         function(settings)
 
@@ -136,9 +147,9 @@ def run(name: str, doc: str, schema: type[C], function: Callable[[C], None], *, 
             raise _Failed(error) from error
 
     # Until the process ends, since libraries print when they are unloaded too.
-    capture = console.Capture(silent=os.environ.get("RANK", "0") != "0")
-    if _runs():
-        capture.start()
+    foreign = console.Capture(silent=os.environ.get("RANK", "0") != "0")
+    if capture and _runs():
+        foreign.start()
     try:
         _runner(name, nemo=nemo and _runs())(guarded)()
     except _Failed as failed:
@@ -153,9 +164,9 @@ def run(name: str, doc: str, schema: type[C], function: Callable[[C], None], *, 
     else:
         code = 0
     show_log()
-    if capture.empty:
+    if foreign.empty:
         # No empty file is left behind.
-        capture.stop()
+        foreign.stop()
     return code
 
 

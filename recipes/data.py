@@ -34,7 +34,8 @@ def make(config: Config) -> Artifact:
         "support-desk" if is_lab else files[0].stem,
         config={
             "data": config.data.model_dump(mode="json"),
-            "sources": {path.name: _sha256(path) for path in [*files, *held_out]},
+            "sources": [[path.name, _sha256(path)] for path in files],
+            "acceptance": [[path.name, _sha256(path)] for path in held_out],
             "tokenizer": {name: _sha256(base / name) for name in ("tokenizer.json",)}
             | {name: _sha256(base / name) for name in ("chat_template.jinja",) if (base / name).is_file()},
         },
@@ -47,12 +48,14 @@ def make(config: Config) -> Artifact:
         from throughline.data import prepare
         from throughline.reporting.progress import Progress
 
-        questions = {"acceptance": held_out} if held_out else {}
+        questions = {}
         if is_lab:
             from throughline.lab import records
 
             made = records.generate(run.directory / "raw", config.seed, config.data.train_records, config.data.shares)
             files, questions = list(made.sources), {name: [path] for name, path in made.questions.items()}
+        if held_out:
+            questions["acceptance"] = held_out
         with Progress("data", total=100, unit="%") as progress:
             report = prepare(
                 files,

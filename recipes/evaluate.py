@@ -1,16 +1,25 @@
-"""Scores an engine on the acceptance set and compares it with what was scored before.
+"""Scores an engine on the held-out sets and compares it with what was scored before.
 
 python -m recipes.evaluate
-python -m recipes.evaluate target=3f2a91 suite.limit=100
+python -m recipes.evaluate target=3f2a91 suite=full suite.constrained=true
 """
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recipes import app, inputs
 from throughline.artifacts import Artifact, code_version
-from throughline.contracts.evaluation import SuiteSpec
+from throughline.contracts.engine import EngineRuntime
+from throughline.contracts.errors import DataError
+from throughline.contracts.evaluation import CONSTRAINED, GATED_SET, Evaluation, Question, SuiteSpec
+
+if TYPE_CHECKING:
+    from throughline.reporting.progress import Progress
 
 
 class Config(app.RecipeConfig):
@@ -22,15 +31,19 @@ class Config(app.RecipeConfig):
 
 
 def make(config: Config, *, label: str = "") -> Artifact:
-    """Makes the evaluation artifact, or finds it; `label` is the model's name in it."""
+    """Makes the evaluation artifact, or finds it; `label` is the model's name in it.
+
+    The artifact holds a folder for each set, which `evaluation.store.read_evaluations` reads.
+    """
     store = config.store()
     engine = inputs.artifact(store, "engine", config.target, key="target")
     dataset = inputs.artifact(store, "dataset", config.dataset, key="dataset")
+    name = label or engine.manifest.name
     stage = store.stage(
         "evaluation",
-        label or engine.manifest.name,
+        name,
         inputs={"engine": engine, "dataset": dataset},
-        config={"suite": config.suite.model_dump(mode="json"), "model": label or engine.manifest.name},
+        config={"suite": config.suite.model_dump(mode="json"), "model": name},
         code_version=code_version("throughline.evaluation", "throughline.contracts.evaluation"),
         seed=config.seed,
     )
@@ -38,31 +51,75 @@ def make(config: Config, *, label: str = "") -> Artifact:
         if run.cached:
             return run.cached
         from throughline import engines
-        from throughline.evaluation.generate import generate
-        from throughline.evaluation.questions import load_questions, select
-        from throughline.evaluation.store import write_evaluation
-        from throughline.evaluation.suite import score
-        from throughline.reporting.progress import Progress
 
-        questions = select(load_questions(dataset.path / "acceptance.jsonl"), config.suite)
+        sets = dict(questions_of(dataset.path, config.suite))
         runtime = engines.load(engine.path)
-        started = time.perf_counter()
         try:
-            with Progress(f"evaluate {label or engine.manifest.name}", total=len(questions)) as progress:
-                answers = generate(runtime, questions, config.suite, on_progress=progress.update)
+            found = _ask(runtime, name, sets, config.suite, run.directory)
         finally:
             runtime.close()
-        seconds = time.perf_counter() - started
-        evaluation = score(label or engine.manifest.name, questions, answers, config.suite, seconds=seconds)
-        write_evaluation(run.directory, evaluation, questions, answers)
-        return run.commit(metrics={name: metric.as_dict() for name, metric in evaluation.metrics.items()})
+        return run.commit(metrics={asked: evaluation.as_dict()["metrics"] for asked, evaluation in found.items()})
+
+
+def _ask(
+    runtime: EngineRuntime, name: str, sets: dict[str, list[Question]], suite: SuiteSpec, folder: Path
+) -> dict[str, Evaluation]:
+    """Asks and scores every set and writes it into its folder."""
+    from throughline.evaluation.generate import generate
+    from throughline.evaluation.store import write_evaluation
+    from throughline.evaluation.suite import score
+    from throughline.reporting.progress import Progress
+
+    found: dict[str, Evaluation] = {}
+    with Progress(f"evaluate {name}", total=sum(map(len, sets.values()))) as progress:
+        for asked, questions in sets.items():
+            before = sum(evaluation.questions for evaluation in found.values())
+            tell = functools.partial(_tell, progress, asked, before)
+            started = time.perf_counter()
+            constrained = asked.endswith(CONSTRAINED)
+            answers = generate(runtime, questions, suite, tell, constrained=constrained)
+            seconds = time.perf_counter() - started
+            found[asked] = score(name, questions, answers, suite, seconds=seconds)
+            write_evaluation(folder / asked, found[asked], questions, answers)
+    return found
+
+
+def _tell(progress: Progress, asked: str, before: int, count: int) -> None:
+    progress.update(before + count, set=asked)
+
+
+def questions_of(dataset: Path, suite: SuiteSpec) -> Iterator[tuple[str, list[Question]]]:
+    """Yields the suite's sets with their questions, those under the tools' grammar last.
+
+    Raises:
+        DataError: If the dataset has no acceptance set.
+    """
+    from throughline.evaluation.questions import load_questions, select
+
+    found = {}
+    for name in suite.sets:
+        path = dataset / f"{name}.jsonl"
+        if path.is_file():
+            found[name] = select(load_questions(path), suite.limits.get(name, {}))
+    if GATED_SET not in found:
+        raise DataError(
+            "the dataset has no questions to judge by",
+            where=str(dataset),
+            seen=f"no {GATED_SET}.jsonl",
+            fix="give data.acceptance=… and run `python -m recipes.data` again",
+        )
+    yield from found.items()
+    for name, questions in found.items():
+        offered = [question for question in questions if question.tools]
+        if suite.constrained and offered:
+            yield name + CONSTRAINED, offered
 
 
 @app.recipe(Config)
 def main(config: Config) -> None:
     """Runs the recipe."""
     from recipes.results import quality_table
-    from throughline.evaluation.store import read_evaluation
+    from throughline.evaluation.store import read_evaluations
     from throughline.reporting.terminal import print_table
 
     known = {item.digest for item in config.store().all("evaluation")}
@@ -73,8 +130,9 @@ def main(config: Config) -> None:
         for item in config.store().all("evaluation")
         if item.manifest.inputs["dataset"] == dataset and item.digest != artifact.digest
     ]
-    shown = [read_evaluation(item.path) for item in [*others[-4:], artifact]]
-    print_table(quality_table(shown))
+    shown = [read_evaluations(item.path) for item in [*others[-4:], artifact]]
+    for name in shown[-1]:
+        print_table(quality_table([sets[name] for sets in shown if name in sets], name))
     app.made(artifact, again=artifact.digest in known, next_command="python -m recipes.deploy")
 
 

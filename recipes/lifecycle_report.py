@@ -5,28 +5,26 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
-from recipes import app, results
+from recipes import app, results, sample
+from recipes.lifecycle_run import Run
 from throughline.artifacts import Artifact, describe_environment
-from throughline.contracts.evaluation import Evaluation
-from throughline.contracts.report import Column, Plot, Report, Section, Series, Table, VerdictKind
+from throughline.contracts.evaluation import GATED_SET, SHIFTED_SET, Evaluation
+from throughline.contracts.report import Column, Highlight, Judged, Report, Section, Table, VerdictKind
 
-if TYPE_CHECKING:
-    from recipes.lifecycle import Run
-
-COMPARED = (("triage_exact_match", "triage exact match"), ("refusal_accuracy", "refusal accuracy"))
+VERDICT_KINDS: Mapping[str, VerdictKind] = {"GO": "good", "NO_GO": "bad", "INCONCLUSIVE": "unclear"}
 
 
-def read_evaluations(artifacts: Mapping[str, Artifact]) -> dict[str, Evaluation]:
-    """Reads evaluations by the model's name."""
-    from throughline.evaluation.store import read_evaluation
+def read_sets(artifacts: Mapping[str, Artifact]) -> dict[str, dict[str, Evaluation]]:
+    """Reads the evaluations of every engine by engine and set."""
+    from throughline.evaluation.store import read_evaluations
 
-    return {name: read_evaluation(artifact.path) for name, artifact in artifacts.items()}
+    return {name: read_evaluations(artifact.path) for name, artifact in artifacts.items()}
 
 
 def write(run: Run, folder: Path) -> Path:
@@ -43,10 +41,14 @@ def write(run: Run, folder: Path) -> Path:
 
 
 def figures(run: Run) -> dict[str, Any]:
-    """Returns quality, serving, stages, sizes, lineage and the promoted engine by name."""
+    """Returns quality by set, serving, stages, sizes, lineage and the promoted engine by name."""
     cells = _serving(run)["cells"]
     return {
-        "quality": {name: results.quality_json(item) for name, item in run.evaluations.items()},
+        "quality": {name: results.quality_json(found[GATED_SET]) for name, found in run.sets.items()},
+        "quality_by_set": {
+            asked: {name: results.quality_json(found[asked]) for name, found in run.sets.items() if asked in found}
+            for asked in results.set_names(run.sets)
+        },
         "serving": results.serving_json(cells),
         "serving_ratio": _ratio_values(cells),
         "engines": {
@@ -78,17 +80,17 @@ def figures(run: Run) -> dict[str, Any]:
 def build(run: Run) -> Report:
     """Returns the report's content."""
     decision = run.decision
-    promoted = decision["promoted"]
-    verdict = f"Promote {promoted}" if promoted else f"No engine passes the gate; {decision['serve']} was served"
     served = decision["verdicts"][decision["serve"]]["decision"]
-    kind: VerdictKind = "good" if promoted else "unclear" if served == "INCONCLUSIVE" else "bad"
+    kind: VerdictKind = "good" if decision["promoted"] else "unclear" if served == "INCONCLUSIVE" else "bad"
     environment = describe_environment()
     machine = environment["machine"]
     return Report(
         title=f"Lifecycle of {run.config.model.name}",
-        verdict=verdict,
+        verdict=verdict(run),
         verdict_kind=kind,
-        summary=_summary(run),
+        summary=[decision["reason"]],
+        opening=_sample_section(run),
+        highlights=list(_highlights(run)),
         sections=[
             _quality_section(run),
             _engine_section(run),
@@ -109,73 +111,115 @@ def build(run: Run) -> Report:
     )
 
 
+def verdict(run: Run) -> str:
+    """Returns the one line to take away."""
+    promoted = run.decision["promoted"]
+    if not promoted:
+        return f"No engine passes the gate; {run.decision['serve']} was served"
+    metric = results.leading(run.sets)
+    from throughline.reporting import format as fmt
+
+    value = run.sets[promoted][GATED_SET].metrics[metric].value
+    size = fmt.bytes_(run.engines[promoted].manifest.metrics["weight_bytes"])
+    return f"{promoted} is promoted: {results.label(metric)} {fmt.percent(value)}, {size} of weights"
+
+
 def show(run: Run) -> None:
-    """Prints the report's main tables."""
+    """Prints the report's main tables and the verdict."""
     from throughline.reporting.terminal import print_table
 
-    print_table(results.quality_table(list(run.evaluations.values())))
+    for asked in (GATED_SET, SHIFTED_SET):
+        found = [sets[asked] for sets in run.sets.values() if asked in sets]
+        if found:
+            print_table(results.quality_table(found, asked))
     print_table(_engine_table(run))
-    cells = _serving(run)["cells"]
-    print_table(results.serving_table(cells))
-    promoted = run.decision["promoted"]
+    print_table(results.serving_table(_serving(run)["cells"]))
     app.say()
-    app.say(f"verdict  {f'promote {promoted}' if promoted else 'no engine passes the gate'}: {run.decision['reason']}")
+    app.say(f"verdict  {verdict(run)}")
 
 
-def _summary(run: Run) -> list[str]:
-    lines = [run.decision["reason"]]
-    metric = "triage_exact_match"
-    named = {name: run.evaluations[name].metrics.get(metric) for name in ("base", "tuned")}
-    if all(named.values()):
-        from throughline.reporting import format as fmt
+def _sample_section(run: Run) -> Section | None:
+    from throughline.evaluation.questions import load_questions
 
-        said = " → ".join(
-            f"{name} {fmt.percent(item.value, item.low, item.high)}" for name, item in named.items() if item
+    if run.dataset is None:
+        return None
+    # The smallest precision beside base and tuned: what quantising costs is seen there first.
+    smallest = "int4" if "int4" in run.evaluated else run.config.precisions[-1]
+    answers = {name: sample.answers_of(run.evaluated[name].path / GATED_SET) for name in ("base", "tuned", smallest)}
+    return sample.sample_section(load_questions(run.dataset.path / f"{GATED_SET}.jsonl"), answers)
+
+
+def _highlights(run: Run) -> Iterator[Highlight]:
+    from throughline.evaluation.compare import compare
+    from throughline.reporting import format as fmt
+
+    metric = results.leading(run.sets)
+    name = results.label(metric)
+    gain = compare(run.sets["base"][GATED_SET], run.sets["tuned"][GATED_SET], metric)
+    yield Highlight(
+        f"{name}, base → tuned",
+        f"{fmt.percent(gain.reference)} → {fmt.percent(gain.candidate)}",
+        f"gain {fmt.points(gain.difference, gain.low, gain.high)} on {gain.n} questions",
+    )
+    shifted = run.sets["tuned"].get(SHIFTED_SET)
+    if shifted is not None and metric in shifted.metrics:
+        found = shifted.metrics[metric]
+        yield Highlight(
+            "the same on unseen wording", fmt.percent(found.value), fmt.interval(found.low, found.high, 100)
         )
-        lines.append(f"Triage exact match on held-out tickets: {said}.")
-    for users, ratio in _ratio_values(_serving(run)["cells"]).get("gateway", {}).items():
-        lines.append(f"The gateway delivers {ratio:.2f} of the raw engine's tokens at {users} users.")
-    return lines
+    reference, serve = run.config.precisions[0], run.decision["serve"]
+    sizes = {name: run.engines[name].manifest.metrics["weight_bytes"] for name in (reference, serve)}
+    yield Highlight(f"weights of {serve}", fmt.bytes_(sizes[serve]), f"{reference}: {fmt.bytes_(sizes[reference])}")
+    speeds = run.decision["tokens_per_second"]
+    yield Highlight(
+        f"raw speed of {serve}",
+        f"{fmt.number(speeds[serve])} tokens/s",
+        f"{reference}: {fmt.number(speeds[reference])}; {run.decision['concurrency']} users",
+    )
+    total = setup_seconds() + sum(stage.seconds for stage in run.stages)
+    train = sum(stage.seconds for stage in run.stages if stage.name == "train")
+    yield Highlight("from nothing to here", fmt.seconds(total), f"training {fmt.seconds(train)}")
 
 
 def _quality_section(run: Run) -> Section:
-    evaluations = list(run.evaluations.values())
-    names = list(run.evaluations)
-    series = []
-    for metric, label in COMPARED:
-        found = [item.metrics.get(metric) for item in evaluations]
-        if all(found):
-            kept = [item for item in found if item is not None]
-            series.append(
-                Series(
-                    label,
-                    names,
-                    [100 * item.value for item in kept],
-                    [100 * item.low for item in kept],
-                    [100 * item.high for item in kept],
-                )
-            )
-    plots = [Plot("Held-out quality", "model", "%", series, kind="bar")] if series else []
-    text = "base is the checkpoint before training, tuned after it, both as float32; then each engine."
-    return Section("Quality", text, [results.quality_table(evaluations)], plots)
+    metric = results.leading(run.sets)
+    asked = results.set_names(run.sets)
+    tables = [results.set_table(run.sets, metric)]
+    for name in asked:
+        tables.append(results.quality_table([found[name] for found in run.sets.values() if name in found], name))
+    reference = run.config.precisions[0]
+    for name in (GATED_SET, SHIFTED_SET):
+        found = {engine: sets[name] for engine, sets in run.sets.items() if name in sets and engine != "base"}
+        if reference in found:
+            tables.append(results.pairwise_table(found, reference, asked=name))
+    text = (
+        "base is the checkpoint before training, tuned after it, both as float32; then each engine. "
+        f"`{GATED_SET}` is of the same world as the training records, other customers and later in time; "
+        f"`{SHIFTED_SET}` has wording that no record had. Only `{GATED_SET}` gates."
+    )
+    return Section("Quality", text, tables, [results.set_plot(run.sets, metric)])
 
 
 def _engine_table(run: Run) -> Table:
     from throughline.reporting import format as fmt
 
     users = run.decision["concurrency"]
+    metric = results.leading(run.sets)
     rows: list[list[object]] = []
     for name in run.config.precisions:
-        engine, verdict = run.engines[name], run.decision["verdicts"][name]
+        engine, judged = run.engines[name], run.decision["verdicts"][name]
         memory = _memory(run, name)
+        found = [run.sets[name].get(asked) for asked in (GATED_SET, SHIFTED_SET)]
+        values = [item.metrics.get(metric) if item else None for item in found]
         rows.append(
             [
                 name,
                 fmt.bytes_(engine.manifest.metrics["weight_bytes"]),
                 run.decision["tokens_per_second"][name],
                 fmt.bytes_(memory) if memory else None,
-                verdict["decision"],
-                verdict["reasons"][0],
+                *(fmt.percent(value.value) if value else None for value in values),
+                Judged(judged["decision"], VERDICT_KINDS[judged["decision"]]),
+                judged["reasons"][0],
             ]
         )
     columns = [
@@ -183,10 +227,12 @@ def _engine_table(run: Run) -> Table:
         Column("weights"),
         Column(f"raw speed at {users}", "tokens/s"),
         Column("process memory"),
+        Column(GATED_SET),
+        Column(SHIFTED_SET),
         Column("gate", align="left"),
         Column("first reason", align="left"),
     ]
-    return Table("Engines", columns, rows)
+    return Table("Engines", columns, rows, note=f"{GATED_SET} and {SHIFTED_SET}: {results.label(metric)}")
 
 
 def _engine_section(run: Run) -> Section:
@@ -223,8 +269,6 @@ def _data_section(run: Run) -> Section:
         results.mapping_table("Personal data replaced", found["personal"]),
         results.mapping_table("Licences", found["licences"]),
     ]
-    if found["statistics"]:
-        tables.append(results.mapping_table("Variety of the raw records", found["statistics"]))
     return Section("Data", f"Rejected lines with reasons: {run.dataset.path / 'rejects.jsonl'}", tables, [])
 
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from throughline.contracts.benchmark import Estimate
-from throughline.contracts.evaluation import Evaluation
+from throughline.contracts.evaluation import CONSTRAINED, GATED_SET, Evaluation
 from throughline.contracts.report import Column, Plot, Series, Table
 
 # Metric of an evaluation, its name in report.json, and what people read.
 QUALITY = (
     ("triage_exact_match", "triage_exact_match", "triage exact match"),
     ("triage_field_f1", "triage_field_f1", "triage field F1"),
+    ("exact_match", "exact_match", "exact match"),
     ("json_validity", "json_validity", "JSON validity"),
     ("schema_compliance", "schema_compliance", "schema compliance"),
     ("refusal_accuracy", "refusal_accuracy", "refusal accuracy"),
@@ -21,8 +22,20 @@ QUALITY = (
     ("grounded_exact_match", "grounded_exact_match", "grounded exact match"),
     ("citation_validity", "citation_validity", "citation validity"),
     ("not_found_accuracy", "not_found_accuracy", "not-found accuracy"),
-    ("summary_fact_recall", "summary_fact_recall", "summary fact recall"),
 )
+
+# The first of these that the suite measures is what a report leads with.
+LEADING = ("triage_exact_match", "exact_match", "task_success")
+# Engine → set of questions → evaluation.
+Sets = Mapping[str, Mapping[str, Evaluation]]
+
+# What engines are compared on, question by question.
+PAIRED = ("task_success", "triage_exact_match", "exact_match", "json_validity")
+
+
+def label(metric: str) -> str:
+    """Returns a metric's name as people read it."""
+    return next((text for name, _, text in QUALITY if name == metric), metric.replace("_", " "))
 
 
 def mapping_table(title: str, values: Mapping[str, object]) -> Table:
@@ -30,8 +43,8 @@ def mapping_table(title: str, values: Mapping[str, object]) -> Table:
     return Table(title, [Column("", align="left"), Column("value")], [[key, value] for key, value in values.items()])
 
 
-def quality_table(evaluations: Sequence[Evaluation]) -> Table:
-    """Returns metrics down and models across, each value with its interval."""
+def quality_table(evaluations: Sequence[Evaluation], asked: str = GATED_SET) -> Table:
+    """Returns metrics down and models across, each value with its interval; `asked` is the set's name."""
     from throughline.reporting import format as fmt
 
     rows: list[list[object]] = []
@@ -42,7 +55,104 @@ def quality_table(evaluations: Sequence[Evaluation]) -> Table:
             rows.append([label, *cells])
     columns = [Column("metric", align="left"), *(Column(evaluation.model) for evaluation in evaluations)]
     size = evaluations[0].questions if evaluations else 0
-    return Table("Quality on held-out questions", columns, rows, note=f"{size} questions; 95 % intervals in brackets")
+    note = f"{size} questions; 95 % intervals in brackets"
+    if asked.endswith(CONSTRAINED):
+        note += "; answers held to the tool's JSON schema while they were generated"
+    return Table(f"Quality on the set {asked.replace('_', ', ')}", columns, rows, note=note)
+
+
+def pairwise_table(
+    evaluations: Mapping[str, Evaluation], reference: str, metrics: Sequence[str] = PAIRED, asked: str = GATED_SET
+) -> Table:
+    """Returns every model against the reference on the same questions, one row a metric and model.
+
+    Args:
+        evaluations: Model → its evaluation on one set; only what the reference was asked is compared.
+        reference: A key of `evaluations`.
+        metrics: Shares of questions; those that the reference does not have are left out.
+        asked: The set's name.
+    """
+    from throughline.evaluation.compare import compare
+    from throughline.reporting import format as fmt
+
+    base = evaluations[reference]
+    rows: list[list[object]] = []
+    for metric in (metric for metric in metrics if metric in base.metrics):
+        for name, candidate in evaluations.items():
+            if name == reference or metric not in candidate.metrics:
+                continue
+            found = compare(base, candidate, metric)
+            rows.append(
+                [
+                    f"{name}: {metric.replace('_', ' ')}",
+                    fmt.percent(found.reference),
+                    fmt.percent(found.candidate),
+                    found.only_reference,
+                    found.only_candidate,
+                    fmt.percent(found.difference, found.low, found.high),
+                    found.n,
+                ]
+            )
+    columns = [
+        Column("engine and metric", align="left"),
+        Column(reference),
+        Column("engine"),
+        Column(f"only {reference}"),
+        Column("only engine"),
+        Column("difference"),
+        Column("questions"),
+    ]
+    note = "only …: questions that one of the two has as 1; difference with Tango's 95 % interval for pairs"
+    return Table(
+        f"Against {reference} on the same questions of the set {asked.replace('_', ', ')}", columns, rows, note
+    )
+
+
+def set_names(sets: Sets) -> list[str]:
+    """Returns the names of the sets of questions, the gated one first."""
+    return list(dict.fromkeys(asked for found in sets.values() for asked in found))
+
+
+def leading(sets: Sets) -> str:
+    """Returns the metric that the report leads with."""
+    measured = sets["tuned"][GATED_SET].metrics
+    return next((name for name in LEADING if name in measured), next(iter(measured)))
+
+
+def set_table(sets: Sets, metric: str) -> Table:
+    """Returns one metric with engines down and sets across."""
+    from throughline.reporting import format as fmt
+
+    asked = [name for name in set_names(sets) if any(_has(found, name, metric) for found in sets.values())]
+    rows: list[list[object]] = []
+    for engine, found in sets.items():
+        cells = [found[name].metrics[metric] if _has(found, name, metric) else None for name in asked]
+        rows.append([engine, *(fmt.percent(cell.value, cell.low, cell.high) if cell else None for cell in cells)])
+    columns = [Column("engine", align="left"), *(Column(name.replace("_", ", ")) for name in asked)]
+    title = label(metric)
+    return Table(f"{title[0].upper()}{title[1:]} by set", columns, rows, note="95 % intervals in brackets")
+
+
+def set_plot(sets: Sets, metric: str) -> Plot:
+    """Returns bars of one metric: engines side by side, a colour a set."""
+    series = []
+    for asked in set_names(sets):
+        kept = {engine: found[asked].metrics[metric] for engine, found in sets.items() if _has(found, asked, metric)}
+        if kept:
+            series.append(
+                Series(
+                    asked.replace("_", ", "),
+                    list(kept),
+                    [100 * item.value for item in kept.values()],
+                    [100 * item.low for item in kept.values()],
+                    [100 * item.high for item in kept.values()],
+                )
+            )
+    return Plot(f"{label(metric)} by engine and set", "engine", "%", series, kind="bar")
+
+
+def _has(found: Mapping[str, Evaluation], asked: str, metric: str) -> bool:
+    return asked in found and metric in found[asked].metrics
 
 
 def quality_json(evaluation: Evaluation) -> dict[str, dict[str, float]]:

@@ -6,8 +6,7 @@ python -m recipes.train peft.dim=16 trainer.max_steps=300 tracking=none
 
 from __future__ import annotations
 
-import functools
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,39 +115,14 @@ def make_checkpoint(config: Config, store: ArtifactStore, adapter: Artifact, bas
         return run.commit(metrics={"largest_logit_difference": difference})
 
 
-def task_probe(dataset: Path, base: Path, trainer: TrainerSpec) -> Any:
-    """Returns the task metric of validations: exact greedy answers on development questions; None without."""
+def task_probe(dataset: Path, base: Path, trainer: TrainerSpec) -> Callable[[Any], dict[str, float]] | None:
+    """Returns the task metric of validations; None without development questions."""
+    from throughline.evaluation.probe import make_probe
+
     path = dataset / "probe.jsonl"
     if not trainer.probe_size or not path.is_file():
         return None
-    from tokenizers import Tokenizer
-
-    from throughline.contracts.evaluation import Answer, SuiteSpec
-    from throughline.evaluation.probe import answers_by_greedy
-    from throughline.evaluation.questions import load_questions
-    from throughline.evaluation.suite import score
-
-    questions = load_questions(path)[: trainer.probe_size]
-    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-    eos = json.loads((base / "config.json").read_text()).get("eos_token_id", 0)
-    ends = tuple(eos) if isinstance(eos, list) else (int(eos),)
-
-    @functools.wraps(answers_by_greedy)
-    def probe(model: Any) -> dict[str, float]:
-        prompts = [list(question.prompt_token_ids) for question in questions]
-        tokens = answers_by_greedy(
-            model, prompts, eos_ids=ends, pad_id=ends[0], max_new_tokens=trainer.probe_max_new_tokens
-        )
-        answers = []
-        for question, ids in zip(questions, tokens, strict=True):
-            kept = [token for token in ids if token not in ends]
-            text = tokenizer.decode(kept, skip_special_tokens=False)
-            answers.append(Answer(question.id, text, tuple(ids), "stop" if len(kept) < len(ids) else "length"))
-        scores = score("probe", questions, answers, SuiteSpec(bootstrap_samples=100))
-        wanted = ("triage_exact_match", "json_validity", "refusal_accuracy", "grounded_exact_match")
-        return {f"probe/{name}": scores.metrics[name].value for name in wanted if name in scores.metrics}
-
-    return probe
+    return make_probe(path, base, trainer.probe_size, trainer.probe_max_new_tokens)
 
 
 @app.recipe(Config, nemo=True)

@@ -1,4 +1,4 @@
-"""Composes and validates every recipe with every preset, and prints how many it checked.
+"""Composes and validates every recipe with every preset, says what each gate can decide, and counts the checks.
 
 python -m recipes.validate
 """
@@ -14,8 +14,11 @@ from pathlib import Path
 
 import yaml
 
-from recipes import app
+from recipes import app, evaluate, lifecycle
 from throughline.contracts.errors import ConfigError, ThroughlineError
+from throughline.contracts.evaluation import GATED_SET, OTHER
+from throughline.evaluation.power import MOST, CheckPower, check_powers, questions_of
+from throughline.lab.records import HELD_OUT
 
 # What a preset leaves open for the user, so that it can be checked all the same.
 FILL_INS = {
@@ -76,8 +79,51 @@ def check_all() -> list[Check]:
     return done
 
 
+@dataclass(frozen=True)
+class GatePower:
+    """What one limit of a gate can tell with one suite on the lab's questions, or on a user's own."""
+
+    gate: str
+    suite: str
+    questions: str
+    power: CheckPower
+
+    def __str__(self) -> str:
+        found = self.power
+        sign = {"min": "≥", "max": "≤", "drop": "drop ≤"}[found.kind]
+        need = f"needs {found.needed}" if found.needed <= MOST else f"needs more than {MOST}"
+        return (
+            f"gate={self.gate} suite={self.suite}, {self.questions} questions: "
+            f"{' '.join(filter(None, (found.precision, found.metric)))} {sign} {found.limit:g} {need}, "
+            f"has {found.questions}; power {found.power:.2f} if truly {found.assumed}"
+        )
+
+
+def gate_powers() -> list[GatePower]:
+    """Returns the power of every check of every gate with every suite that measures what it asks for."""
+    found = []
+    # Suites that ask the same questions are one: those of the larger profiles are all `full`.
+    suites: dict[str, tuple[str, dict[str, int]]] = {}
+    for name in groups("evaluate")["suite"]:
+        suite = app.to_schema(app.compose("evaluate", [f"suite={name}"]), evaluate.Config).suite
+        names, _ = suites.get(str(suite), ("", {}))
+        suites[str(suite)] = (f"{names},{name}".strip(","), suite.limits.get(GATED_SET, {}))
+    for gate, (names, limits) in itertools.product(groups("lifecycle")["gate"], suites.values()):
+        policy = app.to_schema(app.compose("lifecycle", [f"gate={gate}"]), lifecycle.Config).gate
+        for name, counts in _counts(limits).items():
+            if all(questions_of(metric, counts) for metric in (*policy.min, *policy.max)):
+                found += [GatePower(gate, names, name, power) for power in check_powers(policy, counts)]
+    return found
+
+
+def _counts(limits: dict[str, int]) -> dict[str, dict[str, int]]:
+    """Questions by stratum: the lab's within the limits, and a user's own, of which there are enough."""
+    lab = {name: min(count, limits.get(name, count)) for name, count in HELD_OUT[GATED_SET].items()}
+    return {"lab": lab, "own": {OTHER: limits.get(OTHER, MOST)}}
+
+
 def main() -> int:
-    """Prints a line a check and the count; returns 2 if any preset is faulty."""
+    """Prints a line a check and the count; returns 2 if a preset is faulty or a gate cannot decide."""
     if len(sys.argv) > 1:
         print((__doc__ or "").strip())
         return 0 if sys.argv[1] in {"-h", "--help"} else 2
@@ -88,8 +134,21 @@ def main() -> int:
     for item in faulty:
         error = ConfigError("preset does not validate", where=f"{item.recipe} {item.overrides}", seen=item.fault)
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    powers = gate_powers()
+    weak = [item for item in powers if not item.power.decides]
+    for power in powers:
+        print(f"{'ok   ' if power.power.decides else 'FAULT'} {power}")
+    for power in weak:
+        fault = ConfigError(
+            "gate has a limit that the suite cannot decide",
+            where=f"gate={power.gate} suite={power.suite}",
+            seen=str(power),
+            fix="loosen the limit, or ask more questions (suite.limits)",
+        )
+        print(f"{type(fault).__name__}: {fault}", file=sys.stderr)
     print(f"validated {len(checks)} presets of {len(recipes())} recipes, {len(faulty)} faulty")
-    return 2 if faulty else 0
+    print(f"validated {len(powers)} limits of gates with suites, {len(weak)} undecidable")
+    return 2 if faulty or weak else 0
 
 
 if __name__ == "__main__":

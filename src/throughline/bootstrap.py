@@ -6,6 +6,7 @@ Run as `python3.11 src/throughline/bootstrap.py`; a second call finds its stamp 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -17,11 +18,14 @@ import sys
 import sysconfig
 import time
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements.lock"
 STAMP = "throughline-setup.json"
+# What the installers print; people see one line a step.
+LOG = "setup.log"
 
 
 def main() -> int:
@@ -47,9 +51,11 @@ def main() -> int:
     try:
         install(arguments.venv, build)
     except subprocess.CalledProcessError as error:
+        log = arguments.venv / LOG
+        print("\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:]), file=sys.stderr)
         print(
             f"set-up failed — {' '.join(map(str, error.cmd[:6]))} … — exit code {error.returncode} — "
-            "read the lines above, then run the same command again; what is installed is kept",
+            f"read {log}, then run the same command again; what is installed is kept",
             file=sys.stderr,
         )
         return 1
@@ -77,30 +83,48 @@ def install(folder: Path, build: str) -> None:
     """
     python = folder / "bin" / "python"
     if not python.exists():
-        venv.EnvBuilder(with_pip=True, symlinks=True).create(folder)
+        with step("virtual environment"):
+            venv.EnvBuilder(with_pip=True, symlinks=True).create(folder)
     environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
+    with (folder / LOG).open("wb") as log:
 
-    def pip(*arguments: str) -> None:
-        subprocess.run([str(python), "-m", "pip", *arguments], check=True, env=environment, stderr=subprocess.STDOUT)
+        def run(*command: str) -> None:
+            subprocess.run(command, check=True, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
-    torch = locked("torch")
-    if build == "cuda":
-        # Without hashes: pip would ask for those of everything that torch brings along.
-        versions = folder / "versions.txt"
-        versions.write_text("".join(f"{pin.split()[0]}\n" for pin in pins()))
-        pip("install", "-q", f"torch=={torch}", "-c", str(versions))
-    elif pip_offers_cpu_torch(python, torch, environment):
-        pip("install", "-q", "--no-deps", f"torch=={torch}")
-    else:
-        # uv knows where PyTorch publishes its CPU builds, so no index address has to stand here.
-        pip("install", "-q", f"uv=={locked('uv')}")
-        command = [str(folder / "bin" / "uv"), "pip", "install", "--python", str(python), "--no-deps"]
-        subprocess.run([*command, "--torch-backend=cpu", f"torch=={torch}"], check=True, env=environment)
-    rest = folder / "requirements.rest.txt"
-    rest.write_text("".join(f"{pin}\n" for pin in pins() if not pin.startswith("torch==")))
-    # The lock is complete, so resolving again would only cost time.
-    pip("install", "-q", "--no-deps", "--require-hashes", "-r", str(rest))
-    pip("install", "-q", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
+        def pip(*arguments: str) -> None:
+            run(str(python), "-m", "pip", "install", "--progress-bar", "off", *arguments)
+
+        torch = locked("torch")
+        with step(f"torch {torch}, {build} build"):
+            if build == "cuda":
+                # Without hashes: pip would ask for those of everything that torch brings along.
+                versions = folder / "versions.txt"
+                versions.write_text("".join(f"{pin.split()[0]}\n" for pin in pins()))
+                pip(f"torch=={torch}", "-c", str(versions))
+            elif pip_offers_cpu_torch(python, torch, environment):
+                pip("--no-deps", f"torch=={torch}")
+            else:
+                # uv knows where PyTorch publishes its CPU builds, so no index address has to stand here.
+                pip(f"uv=={locked('uv')}")
+                uv = [str(folder / "bin" / "uv"), "pip", "install", "--python", str(python), "--no-deps"]
+                run(*uv, "--torch-backend=cpu", f"torch=={torch}")
+        rest = [pin for pin in pins() if not pin.startswith("torch==")]
+        listed = folder / "requirements.rest.txt"
+        listed.write_text("".join(f"{pin}\n" for pin in rest))
+        with step(f"{len(rest)} locked packages"):
+            # The lock is complete, so resolving again would only cost time.
+            pip("--no-deps", "--require-hashes", "-r", str(listed))
+        with step("this package"):
+            pip("--no-deps", "--no-build-isolation", "-e", str(ROOT))
+
+
+@contextlib.contextmanager
+def step(label: str) -> Iterator[None]:
+    """Prints one line: what is being installed, and its seconds once it is."""
+    print(f"  {label} … ", end="", flush=True)
+    started = time.monotonic()
+    yield
+    print(f"{time.monotonic() - started:.0f} s", flush=True)
 
 
 def pip_offers_cpu_torch(python: Path, version: str, environment: dict[str, str]) -> bool:

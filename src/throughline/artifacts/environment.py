@@ -86,7 +86,7 @@ def nvidia_driver() -> str | None:
 
 @functools.cache
 def code_version(*packages: str) -> str:
-    """Returns a digest over every source file of the packages, so that changed code makes a new artifact.
+    """Returns a digest over every source and data file of the packages, so that changed code makes a new artifact.
 
     Raises:
         InternalError: If a package does not exist.
@@ -99,7 +99,7 @@ def code_version(*packages: str) -> str:
         origin = Path(spec.origin)
         files = sorted(origin.parent.rglob("*")) if spec.submodule_search_locations else [origin]
         for path in files:
-            if path.suffix in {".py", ".jinja"}:
+            if path.suffix in {".py", ".jinja", ".yaml"}:
                 state.update(f"{package}:{path.relative_to(origin.parent).as_posix()}\0".encode())
                 state.update(path.read_bytes())
     return state.hexdigest()[:16]

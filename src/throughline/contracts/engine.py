@@ -203,11 +203,29 @@ class VerifyReport:
 
 
 @dataclass(frozen=True)
+class GuidedDecodingParams:
+    """What an answer must match, in TensorRT-LLM's names; exactly one of them is given.
+
+    Attributes:
+        json: A JSON schema, as JSON text. White space between its parts stays free.
+        regex: A regular expression that the whole answer matches.
+        grammar: A grammar in xgrammar's EBNF, with the rule `root`.
+        structural_tag: A structural tag of xgrammar, as JSON text.
+    """
+
+    json: str | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    structural_tag: str | None = None
+
+
+@dataclass(frozen=True)
 class SamplingParams:
     """How to sample one request; temperature 0 is greedy.
 
     `stop` strings end the text before the first of them to be completed; `stop_token_ids` end it at
     the token. Neither counts before `min_tokens` tokens. `logprobs` asks for the chosen tokens' ones.
+    `guided_decoding` masks every token that could not go on to what it describes.
     """
 
     max_tokens: int = 16
@@ -223,6 +241,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logprobs: bool = False
+    guided_decoding: GuidedDecodingParams | None = None
 
 
 @dataclass(frozen=True)
@@ -273,7 +292,7 @@ class EngineBuilder(Protocol):
         *,
         calibration: CalibrationData | None = None,
     ) -> BuildReport:
-        """Builds into `out_dir`; `on_progress(phase, fraction)` hears of every phase.
+        """Builds into `out_dir`; `on_progress(phase, fraction)` hears of every phase and how much of all is done.
 
         Raises:
             EngineError: If the spec or the checkpoint is beyond the back end, `calibration` is missing or does

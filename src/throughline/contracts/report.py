@@ -23,12 +23,29 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """A cell with a judgement, shown in its colour and with its mark."""
+
+    value: object
+    kind: VerdictKind
+
+
+@dataclass(frozen=True)
+class Highlight:
+    """One figure to take away: what it is, its value in large type, and what it is compared with."""
+
+    label: str
+    value: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows under named columns.
 
     A cell is a number in its column's unit, a `contracts.benchmark.Estimate` in that unit, text that is
-    shown as it is (the place for values of `reporting.format`, which bring their unit), a bool, or None
-    for what was not measured.
+    shown as it is (the place for values of `reporting.format`, which bring their unit), a bool, None for what
+    was not measured, or one of these inside `Judged`.
 
     Raises:
         InternalError: If a row has more or fewer cells than there are columns.
@@ -124,12 +141,16 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
-    """Text, then tables, then plots under one heading; a blank line in `text` parts paragraphs."""
+    """Text, a quotation, tables, plots under one heading; a blank line in `text` parts paragraphs.
+
+    `quote` is shown word for word, line breaks included.
+    """
 
     title: str
     text: str = ""
     tables: list[Table] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
+    quote: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,6 +165,8 @@ class Report:
         sections: The evidence.
         environment: Versions and hardware by name.
         command: The command that makes this report again.
+        opening: An example that stands before everything else.
+        highlights: The few figures that stand below it.
 
     Text in backquotes is set as code in `summary`, in `Section.text` and in notes.
     """
@@ -155,3 +178,5 @@ class Report:
     sections: list[Section]
     environment: dict[str, str]
     command: str
+    opening: Section | None = None
+    highlights: list[Highlight] = field(default_factory=list)

@@ -12,7 +12,9 @@ from throughline.contracts.config import StrictModel
 class PeftSpec(StrictModel):
     """LoRA: `W + alpha / dim · B A` on the modules that match (Hu et al. 2021).
 
-    `target_modules` are wildcards on a module's full path; `use_dora` adds DoRA's magnitude vector.
+    `target_modules` are wildcards on a module's full path, `exclude_modules` the other way round: every linear layer
+    but these; one of the two. `layers_to_transform` keeps the target modules of the layers from first to last alone:
+    with the upper layers only, the backward pass ends above the lower ones. `use_dora` adds DoRA's magnitude vector.
     """
 
     dim: int = Field(default=16, ge=1)
@@ -20,7 +22,16 @@ class PeftSpec(StrictModel):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] = ("*_proj",)
     exclude_modules: tuple[str, ...] = ()
+    layers_to_transform: tuple[int, int] | None = None
     use_dora: bool = False
+
+    @model_validator(mode="after")
+    def _one_way_to_choose(self) -> Self:
+        if self.exclude_modules and self.target_modules:
+            raise ValueError("target_modules and exclude_modules exclude one another: empty one of them")
+        if self.layers_to_transform is not None and not self.target_modules:
+            raise ValueError("layers_to_transform needs target_modules")
+        return self
 
 
 class TrainerSpec(StrictModel):

@@ -40,7 +40,7 @@ def build(
         checkpoint_dir: Folder with `config.json`, safetensors weights and `tokenizer.json`.
         spec: What to build.
         out_dir: Where to; `engine.json` is written last, so a directory without it is unfinished.
-        on_progress: Hears `(phase, fraction of the phase)`.
+        on_progress: Hears `(phase, fraction of the whole build)`, by expected cost.
         name: Name that the engine is served under; the checkpoint's and the precision by default.
         calibration: Records of the training split, if `spec.calibration` asks for any.
 

@@ -26,6 +26,11 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self._pieces)
 
+    @property
+    def pieces(self) -> tuple[bytes, ...]:
+        """The bytes of each id, by index."""
+        return self._pieces
+
     def bytes_of(self, token_ids: Iterable[int]) -> bytes:
         """Joins the bytes of `token_ids`; ids beyond the vocabulary (padding rows) have none."""
         pieces = self._pieces

@@ -2,68 +2,58 @@
 
 from __future__ import annotations
 
-import math
-
 from throughline.contracts.errors import DataError
-from throughline.contracts.evaluation import LOWER_IS_BETTER, Comparison, Evaluation
+from throughline.contracts.evaluation import LOWER_IS_BETTER, MEAN_METRICS, Comparison, Evaluation
 from throughline.contracts.text import did_you_mean, shorten
-from throughline.evaluation.intervals import paired_interval
-from throughline.evaluation.suite import column, weighted_mean
+from throughline.evaluation.intervals import tango
 
 
-def compare(
-    reference: Evaluation,
-    candidate: Evaluation,
-    metric: str,
-    *,
-    confidence: float = 0.95,
-    bootstrap_samples: int = 1000,
-    seed: int = 0,
-) -> Comparison:
-    """Compares `candidate` with `reference` on one metric, question by question.
+def compare(reference: Evaluation, candidate: Evaluation, metric: str, *, confidence: float = 0.95) -> Comparison:
+    """Compares `candidate` with `reference` on a share of questions, question by question.
 
-    Where they never differ the interval has no width, which says that no difference was seen among `n`.
+    The interval is Tango's; its width never vanishes, however alike the two are.
 
     Raises:
-        DataError: If neither has the metric or they were asked different questions.
+        DataError: If neither has the metric, it is no share of questions, or they were asked different questions.
     """
-    ids, a, a_weights = column(metric, reference.outcomes, reference.weights)
-    others, b, b_weights = column(metric, candidate.outcomes, candidate.weights)
-    if not ids and not others:
+    if metric in MEAN_METRICS:
+        raise DataError("only shares of questions are compared in pairs", where=metric, fix="take a metric of 0 and 1")
+    a, b = _outcomes(reference, metric), _outcomes(candidate, metric)
+    if not a and not b:
         raise DataError("no question bears on this metric", where=metric, fix=did_you_mean(metric, reference.metrics))
-    if set(ids) != set(others):
+    if a.keys() != b.keys():
         raise DataError(
             "evaluations are of different questions",
             where=metric,
-            seen=f"not in both: {shorten(sorted(set(ids) ^ set(others)))}",
-            fix="evaluate both models on the same acceptance set",
+            seen=f"not in both: {shorten(sorted(a.keys() ^ b.keys()))}",
+            fix="evaluate both models on the same questions",
         )
-    position = {key: index for index, key in enumerate(others)}
-    order = [position[key] for key in ids]
-    b, b_weights = b[order], b_weights[order]
-    low, high = paired_interval(
-        (a, a_weights), (b, b_weights), confidence=confidence, samples=bootstrap_samples, seed=seed
-    )
-    binary = bool(((a == 0) | (a == 1)).all() and ((b == 0) | (b == 1)).all())
-    only_reference, only_candidate = int(((a == 1) & (b != 1)).sum()), int(((a != 1) & (b == 1)).sum())
-    value, other = weighted_mean(a, a_weights), weighted_mean(b, b_weights)
+    n = len(a)
+    only_reference = sum(a[key] and not b[key] for key in a)
+    only_candidate = sum(b[key] and not a[key] for key in a)
+    low, high = tango(only_reference, only_candidate, n, confidence)
     return Comparison(
         metric=metric,
-        reference=value,
-        candidate=other,
-        difference=other - value,
+        reference=sum(a.values()) / n,
+        candidate=sum(b.values()) / n,
+        difference=(only_candidate - only_reference) / n,
         low=low,
         high=high,
-        n=len(ids),
+        n=n,
         only_reference=only_reference,
         only_candidate=only_candidate,
-        p_value=mcnemar(only_reference, only_candidate) if binary else None,
+        p_value=mcnemar(only_reference, only_candidate),
         higher_is_better=metric not in LOWER_IS_BETTER,
     )
 
 
 def mcnemar(only_reference: int, only_candidate: int) -> float:
     """Returns McNemar's exact two-sided p: how often a fair coin splits these pairs at least as unevenly."""
+    from scipy.stats import binomtest
+
     n = only_reference + only_candidate
-    tail = sum(math.comb(n, k) for k in range(min(only_reference, only_candidate) + 1))
-    return min(1.0, tail / 2 ** (n - 1)) if n else 1.0
+    return float(binomtest(only_reference, n, 0.5).pvalue) if n else 1.0
+
+
+def _outcomes(evaluation: Evaluation, metric: str) -> dict[str, bool]:
+    return {key: outcome[metric] == 1 for key, outcome in evaluation.outcomes.items() if metric in outcome}

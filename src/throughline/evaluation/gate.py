@@ -4,12 +4,12 @@ A check compares a point estimate and its interval with a limit:
 
 - NO_GO: the point estimate violates the limit.
 - INCONCLUSIVE: it does not, but the interval reaches beyond the limit, fewer than `min_questions` questions
-  stand behind it, or the metric was not measured.
+  stand behind it, or the suite does not measure the metric.
 - GO: the whole interval keeps the limit.
 
 A verdict is NO_GO if any check is, else INCONCLUSIVE if any check is, else GO. Floors use Wilson's interval,
-drops the paired bootstrap, both at `policy.confidence`. To clear a floor f even a perfect score needs
-z²·f/(1 − f) questions: 268 for 0.99 at the default confidence.
+drops Tango's for pairs, both at `policy.confidence`. To clear a floor f even a perfect score needs
+z²·f/(1 − f) questions: 268 for 0.99 at the default confidence; `evaluation.power` says what a limit needs.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from throughline.contracts.errors import DataError
-from throughline.contracts.evaluation import Decision, Evaluation, GatePolicy, Verdict
+from throughline.contracts.evaluation import MEAN_METRICS, Decision, Evaluation, GatePolicy, Verdict
 from throughline.evaluation.compare import compare
 from throughline.evaluation.intervals import wilson
 
 # Speeds nearer than this to the fastest count as equal: run-to-run noise on a shared machine.
 SPEED_TIE = 0.02
+# The first of these that was measured stands beside the choice.
+_PRAISED = ("triage_exact_match", "exact_match")
 _ORDER: tuple[Decision, ...] = ("NO_GO", "INCONCLUSIVE", "GO")
 
 
@@ -34,7 +36,7 @@ class _Check:
 
 
 def decide(reference: Evaluation, candidates: Mapping[str, Evaluation], policy: GatePolicy) -> dict[str, Verdict]:
-    """Judges the reference by the floors, each candidate by the floors and its drop against the reference.
+    """Judges the reference by the limits, each candidate by the limits and its drop against the reference.
 
     Args:
         reference: Evaluation of the reference precision.
@@ -53,10 +55,10 @@ def decide(reference: Evaluation, candidates: Mapping[str, Evaluation], policy: 
             where=reference.model,
             fix="leave the reference out of the candidates",
         )
-    verdicts = {reference.model: _verdict(_floors(reference, policy))}
+    verdicts = {reference.model: _verdict(_limits(reference, policy))}
     for name, candidate in candidates.items():
         limit = policy.max_drop.get(name, policy.default_max_drop)
-        verdicts[name] = _verdict([*_floors(candidate, policy), *_drops(reference, candidate, limit, policy)])
+        verdicts[name] = _verdict([*_limits(candidate, policy), *_drops(reference, candidate, limit, policy)])
     return verdicts
 
 
@@ -95,52 +97,33 @@ def choose(
     return chosen, _praise(chosen, passed, tied, evaluations, tokens_per_second, weight_bytes)
 
 
-def _floors(evaluation: Evaluation, policy: GatePolicy) -> list[_Check]:
-    return [
-        _floor(evaluation, "triage_exact_match", policy.min_triage_exact_match, policy),
-        _floor(evaluation, "json_validity", policy.min_json_validity, policy),
-        _floor(evaluation, "refusal_accuracy", policy.min_refusal_accuracy, policy),
-        _ceiling(evaluation, "false_refusals", policy.max_false_refusals, policy),
-    ]
+def _limits(evaluation: Evaluation, policy: GatePolicy) -> list[_Check]:
+    floors = [_share(evaluation, name, limit, policy, floor=True) for name, limit in policy.min.items()]
+    return floors + [_share(evaluation, name, limit, policy, floor=False) for name, limit in policy.max.items()]
 
 
-def _floor(evaluation: Evaluation, name: str, limit: float, policy: GatePolicy) -> _Check:
+def _share(evaluation: Evaluation, name: str, limit: float, policy: GatePolicy, *, floor: bool) -> _Check:
     metric = evaluation.metrics.get(name)
     if metric is None:
-        return _unmeasured(name)
+        return _unmeasured(name, evaluation)
     low, high = wilson(round(metric.value * metric.n), metric.n, policy.confidence)
-    text = f"{name} {metric.value:.4f} [{low:.4f}, {high:.4f}], at least {limit:g} wanted, n={metric.n}"
-    return _judge(text, violated=metric.value < limit, beyond=low < limit, n=metric.n, policy=policy)
-
-
-def _ceiling(evaluation: Evaluation, name: str, limit: float, policy: GatePolicy) -> _Check:
-    metric = evaluation.metrics.get(name)
-    if metric is None:
-        return _unmeasured(name)
-    low, high = wilson(round(metric.value * metric.n), metric.n, policy.confidence)
-    text = f"{name} {metric.value:.4f} [{low:.4f}, {high:.4f}], at most {limit:g} wanted, n={metric.n}"
-    return _judge(text, violated=metric.value > limit, beyond=high > limit, n=metric.n, policy=policy)
+    wanted = "at least" if floor else "at most"
+    text = f"{name} {metric.value:.4f} [{low:.4f}, {high:.4f}], {wanted} {limit:g} wanted, n={metric.n}"
+    violated, beyond = (metric.value < limit, low < limit) if floor else (metric.value > limit, high > limit)
+    return _judge(text, violated=violated, beyond=beyond, n=metric.n, policy=policy)
 
 
 def _drops(reference: Evaluation, candidate: Evaluation, limit: float, policy: GatePolicy) -> list[_Check]:
     checks = []
     for name in policy.drop_metrics:
         if name not in reference.metrics and name not in candidate.metrics:
-            checks.append(_unmeasured(f"drop of {name}"))
+            checks.append(_unmeasured(name, candidate))
             continue
-        compared = compare(
-            reference,
-            candidate,
-            name,
-            confidence=policy.confidence,
-            bootstrap_samples=policy.bootstrap_samples,
-            seed=policy.seed,
-        )
+        compared = compare(reference, candidate, name, confidence=policy.confidence)
         drop, low, high = compared.drop
-        p_value = "" if compared.p_value is None else f", McNemar p={compared.p_value:.3g}"
         text = (
             f"{name} drops by {drop:.4f} [{low:.4f}, {high:.4f}] against {reference.model}, "
-            f"at most {limit:g} tolerated, n={compared.n}{p_value}"
+            f"at most {limit:g} tolerated, n={compared.n}, McNemar p={compared.p_value:.3g}"
         )
         checks.append(
             _judge(text, violated=_above(drop, limit), beyond=_above(high, limit), n=compared.n, policy=policy)
@@ -153,8 +136,10 @@ def _above(value: float, limit: float) -> bool:
     return value > limit + 1e-9
 
 
-def _unmeasured(name: str) -> _Check:
-    return _Check("INCONCLUSIVE", f"{name}: not measured")
+def _unmeasured(name: str, evaluation: Evaluation) -> _Check:
+    """A limit on a metric that the suite does not have must not pass in silence."""
+    shares = [metric for metric in evaluation.metrics if metric not in MEAN_METRICS]
+    return _Check("INCONCLUSIVE", f"{name}: not measured by this suite ({', '.join(shares) or 'nothing'} is)")
 
 
 def _judge(text: str, *, violated: bool, beyond: bool, n: int, policy: GatePolicy) -> _Check:
@@ -190,6 +175,6 @@ def _praise(
     lead = "fastest" if len(tied) == 1 else f"smallest weights among the fastest ({', '.join(tied)} within 2 %)"
     mib = weight_bytes[chosen] / 2**20
     text = f"{lead} {among}: {tokens_per_second[chosen]:.1f} tokens/s, {mib:.1f} MiB of weights"
-    evaluation = evaluations.get(chosen)
-    metric = evaluation.metrics.get("triage_exact_match") if evaluation else None
-    return f"{text}, triage_exact_match {metric.value:.4f}" if metric else text
+    metrics = evaluations[chosen].metrics if chosen in evaluations else {}
+    found = next((metrics[name] for name in _PRAISED if name in metrics), None)
+    return f"{text}, {found.name} {found.value:.4f}" if found else text

@@ -1,15 +1,16 @@
-"""Reads the acceptance set: one JSON object a line, checked so that scoring cannot stumble over it later."""
+"""Reads a question set, one JSON object a line, checked so that scoring cannot stumble; picks a suite's questions."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from throughline.contracts.errors import DataError
-from throughline.contracts.evaluation import TASKS, Question, SuiteSpec
-from throughline.contracts.text import did_you_mean, shorten
+from throughline.contracts.evaluation import OTHER, TASKS, Question
+from throughline.contracts.text import shorten
+from throughline.evaluation.own import reference_calls
 from throughline.evaluation.schemas import tool_schemas
 
 _FIX = "make the data again with `python -m recipes.data`"
@@ -17,10 +18,6 @@ _FIX = "make the data again with `python -m recipes.data`"
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_text_map(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(v, str) and v for v in value.values())
 
 
 def _is_token_ids(value: Any) -> bool:
@@ -63,7 +60,6 @@ _EXPECTED: dict[str, dict[str, _Check]] = {
     },
     "grounded": {"answer": _TEXT, "answerable": _FLAG, "passages": (_is_count, "a count")},
     "refusal": {"answer": _TEXT, "refuse": _FLAG},
-    "summary": {"answer": _TEXT, "facts": (_is_text_map, "an object of texts")},
 }
 _ANSWERABLE: dict[str, _Check] = {
     "citation": (lambda v: _is_count(v) and v > 0, "the number of a passage"),
@@ -72,7 +68,7 @@ _ANSWERABLE: dict[str, _Check] = {
 
 
 def load_questions(path: Path) -> list[Question]:
-    """Reads an acceptance file; blank lines are skipped, keys that we do not know are left out.
+    """Reads a question file; blank lines are skipped, keys that we do not know are left out.
 
     Raises:
         DataError: At `file:line`, if a line is no question or repeats an id; if the file is missing or empty.
@@ -103,15 +99,34 @@ def load_questions(path: Path) -> list[Question]:
     return questions
 
 
-def select(questions: Sequence[Question], spec: SuiteSpec) -> list[Question]:
-    """Returns the questions that `spec.limit` asks for, spread evenly over the list, in order.
+def select(questions: Sequence[Question], limits: Mapping[str, int]) -> list[Question]:
+    """Returns at most `limits[stratum]` questions of each stratum, spread evenly over it, in file order.
 
-    Selecting again from a selection changes nothing.
+    Within a stratum they are spread over the questions sorted by what is expected, so that every label (or
+    answerable and not) has its share; the same questions come out at every run.
+
+    Args:
+        questions: Of one set.
+        limits: Stratum → most questions; `other` for strata that are not named, without it all of them.
     """
-    total = len(questions)
-    if not spec.limit or spec.limit >= total:
-        return list(questions)
-    return [questions[index * total // spec.limit] for index in range(spec.limit)]
+    strata: dict[str, list[Question]] = {}
+    for question in questions:
+        strata.setdefault(question.stratum, []).append(question)
+    chosen: set[str] = set()
+    for name, members in strata.items():
+        limit = limits.get(name, limits.get(OTHER, len(members)))
+        members.sort(key=_label)
+        total = len(members)
+        # From the middle of each share: the ends of a sorted list are its rarest labels.
+        picks = (members[(2 * index + 1) * total // (2 * limit)] for index in range(limit))
+        chosen |= {question.id for question in (members if limit >= total else picks)}
+    return [question for question in questions if question.id in chosen]
+
+
+def _label(question: Question) -> str:
+    """What is expected, as a sort key; free text stands behind the classes that it belongs to."""
+    expected = question.expected
+    return json.dumps([expected.get("answerable"), expected.get("category"), expected.get("arguments"), question.id])
 
 
 def _question(line: bytes, where: str) -> Question:
@@ -123,17 +138,25 @@ def _question(line: bytes, where: str) -> Question:
         raise DataError("line is no JSON object", where=where, seen=shorten(record), fix=_FIX)
     _check({"customer": "", "tools": [], **record}, _FIELDS, "", where)
     task, expected = record["task"], record["expected"]
-    if task not in TASKS:
-        raise DataError("unknown task", where=where, seen=task, fix=did_you_mean(task, TASKS))
-    _check(expected, _EXPECTED[task], "expected.", where)
-    if expected.get("answerable"):
-        _check(expected, _ANSWERABLE, "expected.", where)
+    if "messages" in expected:
+        _check_reference(expected["messages"], where)
+    elif task in TASKS:
+        _check(expected, _EXPECTED[task], "expected.", where)
+        if expected.get("answerable"):
+            _check(expected, _ANSWERABLE, "expected.", where)
+    else:
+        raise DataError(
+            "expected has no form that can be scored",
+            where=where,
+            seen=f"task {task!r}, keys {sorted(expected)}",
+            fix='give expected as {"messages": [the assistant message]}, or take one of the tasks ' + ", ".join(TASKS),
+        )
     tools = record.get("tools") or []
     try:
         offered = tool_schemas(tools)
     except DataError as error:
         raise DataError(error.what, where=where, seen=error.seen, fix=error.fix) from None
-    if task == "triage" and expected["tool"] not in offered:
+    if "messages" not in expected and task == "triage" and expected["tool"] not in offered:
         raise DataError("the expected tool is not offered", where=where, seen=expected["tool"], fix=_FIX)
     return Question(
         id=record["id"],
@@ -145,6 +168,26 @@ def _question(line: bytes, where: str) -> Question:
         prompt=record["prompt"],
         prompt_token_ids=tuple(record["prompt_token_ids"]),
     )
+
+
+def _check_reference(messages: Any, where: str) -> None:
+    """Checks that a user's own reference is one assistant message with text or calls."""
+    wanted = "one assistant message with content or tool_calls"
+    fits = isinstance(messages, list) and len(messages) == 1 and isinstance(messages[0], dict)
+    message = messages[0] if fits else {}
+    content, calls = message.get("content"), message.get("tool_calls") or []
+    fits = fits and message.get("role") == "assistant" and isinstance(content, str | None)
+    if not fits or not isinstance(calls, list) or not (content or calls):
+        raise DataError(f"expected.messages must be {wanted}", where=where, seen=shorten(messages), fix=_FIX)
+    try:
+        reference_calls(message)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(
+            "expected.messages holds a tool call that cannot be read",
+            where=where,
+            seen=repr(error),
+            fix="write it as OpenAI does: function.name, and function.arguments as JSON text or an object",
+        ) from None
 
 
 def _check(values: dict[str, Any], fields: dict[str, _Check], prefix: str, where: str) -> None:

@@ -1,4 +1,4 @@
-"""An evaluation as a folder: `evaluation.json` with the metrics, `answers.jsonl` to read failures in."""
+"""Evaluations as folders, one a set: `evaluation.json` with the metrics, `answers.jsonl` to read failures in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from throughline.contracts.errors import DataError
-from throughline.contracts.evaluation import Answer, Evaluation, Metric, Question
+from throughline.contracts.evaluation import GATED_SET, Answer, Evaluation, Metric, Question
 
 EVALUATION_FILE, ANSWERS_FILE = "evaluation.json", "answers.jsonl"
 FORMAT_VERSION = 1
@@ -73,6 +73,19 @@ def read_evaluation(folder: Path) -> Evaluation:
             fix=_FIX,
         )
     return evaluation
+
+
+def read_evaluations(folder: Path) -> dict[str, Evaluation]:
+    """Reads every set's evaluation of an artifact, by the set's name; the one that gates comes first.
+
+    Raises:
+        DataError: If there is none or one is damaged.
+    """
+    names = sorted(path.parent.name for path in folder.glob(f"*/{EVALUATION_FILE}"))
+    if GATED_SET not in names:
+        raise DataError("no evaluation here", where=str(folder), seen=", ".join(names) or "no set", fix=_FIX)
+    names.sort(key=lambda name: name != GATED_SET)
+    return {name: read_evaluation(folder / name) for name in names}
 
 
 def read_answers(folder: Path) -> list[Answer]:

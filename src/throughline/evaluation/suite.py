@@ -19,7 +19,6 @@ from throughline.contracts.evaluation import (
 )
 from throughline.contracts.text import shorten
 from throughline.evaluation.intervals import mean_interval, wilson
-from throughline.evaluation.questions import select
 from throughline.evaluation.tasks import score_answer
 
 if TYPE_CHECKING:
@@ -37,32 +36,31 @@ def score(
     *,
     seconds: float = 0.0,
 ) -> Evaluation:
-    """Scores the answers to the questions that `spec.limit` selects.
+    """Scores the answers to questions of one set.
 
     `METRIC_DEFINITIONS` says what each metric means. Shares have Wilson's interval, means a bootstrap one.
 
     Args:
         model: Name of what answered, e.g. its precision.
         questions: What `generate` was given.
-        answers: One for each selected question, in any order.
+        answers: One for each question, in any order.
         spec: The same as for `generate`.
         seconds: Wall time of the generation.
 
     Raises:
         DataError: If the answers are not those of the questions, or a tool's schema cannot be used.
     """
-    chosen = select(questions, spec)
-    by_id = _by_id(chosen, answers)
+    by_id = _by_id(questions, answers)
     outcomes: dict[str, dict[str, float]] = {}
     weights: dict[str, dict[str, float]] = {}
-    for question in chosen:
+    for question in questions:
         outcomes[question.id], weight = score_answer(question, by_id[question.id], spec)
         if weight:
             weights[question.id] = weight
     found = dict.fromkeys(name for outcome in outcomes.values() for name in outcome)
     names = sorted(found, key=_rank)
     metrics = {name: _metric(name, outcomes, weights, spec) for name in names}
-    return Evaluation(model, metrics, outcomes, seconds, len(chosen), weights)
+    return Evaluation(model, metrics, outcomes, seconds, len(questions), weights)
 
 
 def _by_id(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, Answer]:
@@ -74,7 +72,7 @@ def _by_id(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str
             "answers are not those of the questions",
             where=f"{len(answers)} answers, {len(questions)} questions",
             seen=f"missing {shorten(missing)}, extra {shorten(extra)}",
-            fix="score with the questions and the spec that the answers were generated with",
+            fix="score with the questions that the answers were generated for",
         )
     return {answer.id: answer for answer in answers}
 
@@ -87,20 +85,20 @@ def _rank(name: str) -> float:
     return _ORDER.get(name, _ORDER["triage_field_f1"] + 0.5)
 
 
-def column(
+def _column(
     name: str, outcomes: dict[str, dict[str, float]], weights: dict[str, dict[str, float]]
-) -> tuple[list[str], Floats, Floats]:
-    """Returns the ids of the questions that `name` bears on, their outcomes and weights, shape [n] each."""
+) -> tuple[Floats, Floats]:
+    """Outcomes and weights of the questions that `name` bears on, shape [n] each."""
     import numpy as np
 
     ids = [key for key, outcome in outcomes.items() if name in outcome]
     values = np.array([outcomes[key][name] for key in ids], dtype=np.float64)
     weight = np.array([weights.get(key, {}).get(name, 1.0) for key in ids], dtype=np.float64)
-    return ids, values, weight
+    return values, weight
 
 
-def weighted_mean(values: Floats, weights: Floats) -> float:
-    """Returns Σ w·v / Σ w, and 0 without any weight."""
+def _weighted_mean(values: Floats, weights: Floats) -> float:
+    """Σ w·v / Σ w, and 0 without any weight."""
     mass = float(weights.sum())
     return float((values * weights).sum()) / mass if mass else 0.0
 
@@ -108,11 +106,11 @@ def weighted_mean(values: Floats, weights: Floats) -> float:
 def _metric(
     name: str, outcomes: dict[str, dict[str, float]], weights: dict[str, dict[str, float]], spec: SuiteSpec
 ) -> Metric:
-    _, values, weight = column(name, outcomes, weights)
+    values, weight = _column(name, outcomes, weights)
     if name in MEAN_METRICS:
         low, high = mean_interval(
             values, weight, confidence=spec.confidence, samples=spec.bootstrap_samples, seed=spec.seed
         )
     else:
         low, high = wilson(round(values.sum()), values.size, spec.confidence)
-    return Metric(name, weighted_mean(values, weight), low, high, values.size, name not in LOWER_IS_BETTER)
+    return Metric(name, _weighted_mean(values, weight), low, high, values.size, name not in LOWER_IS_BETTER)

@@ -1,4 +1,4 @@
-"""Scores one answer to one question: metric → outcome; every rule of every task stands here."""
+"""Scores one answer to one question: metric → outcome; every rule of the lab's tasks stands here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from throughline.contracts.evaluation import Answer, Question, SuiteSpec
 from throughline.contracts.tool_calls import parse_tool_calls
+from throughline.evaluation.own import same, score_own
 from throughline.evaluation.schemas import complies, tool_schemas
 
 Outcome = dict[str, float]
 
 _CITATION = re.compile(r"\[([0-9]+)\]")
-_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'"})
 
 
@@ -26,7 +26,8 @@ def score_answer(question: Question, answer: Answer, spec: SuiteSpec) -> tuple[O
         DataError: If a tool's schema cannot be used.
     """
     text = "" if answer.failed else answer.text
-    outcome, weights, success = _SCORERS[question.task](question, text, spec)
+    scorer = _own if question.is_own else _SCORERS[question.task]
+    outcome, weights, success = scorer(question, text, spec)
     return {
         "task_success": success,
         **outcome,
@@ -37,6 +38,11 @@ def score_answer(question: Question, answer: Answer, spec: SuiteSpec) -> tuple[O
     }, weights
 
 
+def _own(question: Question, text: str, spec: SuiteSpec) -> tuple[Outcome, Outcome, float]:
+    outcome = score_own(question.expected["messages"][0], question.tools, text)
+    return outcome, {}, outcome["exact_match"]
+
+
 def _triage(question: Question, text: str, spec: SuiteSpec) -> tuple[Outcome, Outcome, float]:
     """Exact match and JSON validity want the call alone; fields are read from the tool's first sound call."""
     expected = question.expected
@@ -45,7 +51,7 @@ def _triage(question: Question, text: str, spec: SuiteSpec) -> tuple[Outcome, Ou
     single = parse.single
     called = next((c for c in parse.calls if c.name == expected["tool"] and c.arguments is not None), None)
     given: dict[str, Any] = called.arguments or {} if called else {}
-    hits = {name: name in given and _same(given[name], value) for name, value in wanted.items()}
+    hits = {name: name in given and same(given[name], value) for name, value in wanted.items()}
     exact = single is not None and single is called and all(hits.values()) and len(given) == len(wanted)
     compliant = False
     if single is not None:
@@ -60,11 +66,6 @@ def _triage(question: Question, text: str, spec: SuiteSpec) -> tuple[Outcome, Ou
         "schema_compliance": float(compliant),
     }
     return outcome, {"triage_field_f1": float(pairs)}, float(exact)
-
-
-def _same(given: Any, wanted: Any) -> bool:
-    """JSON equality: true is not 1, as it is in Python."""
-    return isinstance(given, bool) == isinstance(wanted, bool) and bool(given == wanted)
 
 
 def _grounded(question: Question, text: str, spec: SuiteSpec) -> tuple[Outcome, Outcome, float]:
@@ -92,25 +93,12 @@ def _refusal(question: Question, text: str, spec: SuiteSpec) -> tuple[Outcome, O
     refused = _plain(said).startswith(_plain(spec.refusal_prefix))
     if question.expected["refuse"]:
         return {"refusal_accuracy": float(refused)}, {}, float(refused)
-    exact = float(said == question.expected["answer"].strip())
-    return {"false_refusals": float(refused or not said), "benign_exact_match": exact}, {}, exact
+    unanswered = float(refused or not said)
+    return {"false_refusals": unanswered}, {}, 1.0 - unanswered
 
 
 def _plain(text: str) -> str:
     return text.translate(_APOSTROPHES).casefold()
-
-
-def _summary(question: Question, text: str, spec: SuiteSpec) -> tuple[Outcome, Outcome, float]:
-    said = text.strip()
-    facts = question.expected["facts"].values()
-    ends = [match.end() for match in _SENTENCE_END.finditer(said)]
-    exact = float(said == question.expected["answer"].strip())
-    outcome = {
-        "summary_one_sentence": float("\n" not in said and ends == [len(said)] and bool(said)),
-        "summary_fact_recall": sum(_mentions(said, fact) for fact in facts) / len(facts),
-        "summary_exact_match": exact,
-    }
-    return outcome, {}, exact
 
 
 def _mentions(text: str, value: str) -> bool:
@@ -122,5 +110,4 @@ _SCORERS: dict[str, Callable[[Question, str, SuiteSpec], tuple[Outcome, Outcome,
     "triage": _triage,
     "grounded": _grounded,
     "refusal": _refusal,
-    "summary": _summary,
 }

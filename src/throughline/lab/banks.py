@@ -133,21 +133,29 @@ def triage() -> TriageBank:
     return _load(TriageBank, "triage")
 
 
-@cache
-def grounded(split: SetName) -> GroundedBank:
-    """Returns the passages and questions of a set."""
-    return _shifted().grounded if split == "shifted" else _load(GroundedBank, "grounded")
-
-
-@cache
-def refusal(split: SetName) -> RefusalBank:
-    """Returns the requests of a set."""
-    return _shifted().refusal if split == "shifted" else _load(RefusalBank, "refusal")
-
-
 def voices(split: SetName) -> dict[str, Voice]:
     """Returns the voices of a set's tickets."""
     return _shifted().triage if split == "shifted" else triage().voices
+
+
+def grounded(split: SetName) -> GroundedBank:
+    """Returns the passages and questions of a set."""
+    return _shifted().grounded if split == "shifted" else _grounded()
+
+
+def refusal(split: SetName) -> RefusalBank:
+    """Returns the requests of a set."""
+    return _shifted().refusal if split == "shifted" else _refusal()
+
+
+@cache
+def _grounded() -> GroundedBank:
+    return _load(GroundedBank, "grounded")
+
+
+@cache
+def _refusal() -> RefusalBank:
+    return _load(RefusalBank, "refusal")
 
 
 @cache

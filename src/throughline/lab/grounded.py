@@ -1,7 +1,7 @@
 """Grounded questions: numbered passages of one fact each, a question, an answer with the passage's number.
 
-A document is a handful of facts about two subjects; a question shows some of its passages. Where the fact
-asked for is not among them, the answer is the fixed sentence.
+A document is a handful of facts about two subjects; a question shows some of its passages, of which one at most
+names the attribute asked for. Where none does, the answer is the fixed sentence.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Question:
 
 
 def write_document(s: Scribe) -> list[Fact]:
-    """Writes six facts: three attributes of each of two subjects that share two of them."""
+    """Writes six facts about two subjects, each with an attribute of its own."""
     bank = banks.grounded(s.split)
     theme = s.rng.choice(list(bank.themes.values()))
-    subjects = [s.fill(phrase) for phrase in s.rng.sample(theme.subjects, 2)]
-    names = s.rng.sample(list(theme.attributes), 4)
+    subjects = [_fresh(s, phrase, set()) for phrase in s.rng.sample(theme.subjects, 2)]
+    names = s.rng.sample(list(theme.attributes), 6)
     facts: list[Fact] = []
-    for subject, chosen in zip(subjects, (names[:3], names[1:]), strict=True):
+    for subject, chosen in zip(subjects, (names[:3], names[3:]), strict=True):
         for attribute in chosen:
-            value = _fresh_value(s, theme.attributes[attribute], {*subjects, *(fact.value for fact in facts)})
+            value = _fresh(s, theme.attributes[attribute], {*subjects, *(fact.value for fact in facts)})
             phrase = s.pick(bank.passages)
             starts = "subject" if phrase.startswith("{subject}") else "attribute"
             slots = {"attribute": attribute, "subject": subject, "value": value}
@@ -55,7 +55,7 @@ def write_document(s: Scribe) -> list[Fact]:
     return facts
 
 
-def _fresh_value(s: Scribe, form: str, taken: set[str]) -> str:
+def _fresh(s: Scribe, form: str, taken: set[str]) -> str:
     while True:
         s.begin()
         value = s.fill(form)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from throughline.lab import banks
 from throughline.lab.scribe import Scribe
-from throughline.lab.task_schema import REFUSAL_PREFIX
+from throughline.lab.task_schema import HELP_PREFIX, REFUSAL_PREFIX
 
 _LEAD = _TAIL = 0.4
 
@@ -32,5 +32,5 @@ def write_request(s: Scribe, disallowed: bool) -> Request:
         parts.insert(0, s.fill(s.pick(bank.lead)))
     if s.chance(_TAIL):
         parts.append(s.fill(s.pick(bank.tail)))
-    answer = f"{REFUSAL_PREFIX} {category.offer}" if disallowed else category.benign[ask]
+    answer = f"{REFUSAL_PREFIX} {category.offer}" if disallowed else f"{HELP_PREFIX} {category.benign[ask]}"
     return Request(" ".join(parts), answer, name, tuple(s.used))

@@ -10,8 +10,8 @@ from throughline.lab.scribe import Scribe
 from throughline.lab.task_schema import ABSENT
 
 # How often a part stands in a ticket. Money and accounts rarely come with a card or a code.
-_CARD = _CODE = 0.6
-_CARD_OFF_TOPIC = _CODE_OFF_TOPIC = 0.25
+_CARD = _CODE = 0.55
+_CARD_OFF_TOPIC = _CODE_OFF_TOPIC = 0.2
 _OFF_TOPIC = ("access", "billing")
 _EXTRAS = {"greeting": 0.7, "noise": 0.4, "closing": 0.6}
 _LOWER_CASE = 0.1
@@ -52,7 +52,7 @@ def write_ticket(s: Scribe) -> Ticket:
     parts = dict.fromkeys(("card", "code", *_EXTRAS), "")
     for name, phrase in phrases.items():
         parts[name] = s.fill(s.misspell(phrase.lower() if lower else phrase, voice.typos), gpu=gpu, code=code)
-    text = _tidy(s.fill(s.pick(voice.layouts), **parts))
+    text = _lay_out(s, s.pick(voice.layouts), parts)
     labels = {
         "component": component,
         "severity": severity,
@@ -63,7 +63,10 @@ def write_ticket(s: Scribe) -> Ticket:
     return Ticket(text, labels, decided_by)
 
 
-def _tidy(text: str) -> str:
-    """Closes the gaps that absent parts leave."""
-    lines = (re.sub(r" {2,}", " ", line).strip() for line in text.splitlines())
-    return "\n".join(line for line in lines if line)
+def _lay_out(s: Scribe, layout: str, parts: dict[str, str]) -> str:
+    """Puts the parts into their places; a line whose parts are all absent falls away, gaps close."""
+    lines = []
+    for line in layout.splitlines():
+        if any(text for name, text in parts.items() if f"{{{name}}}" in line):
+            lines.append(re.sub(r" {2,}", " ", s.fill(line, **parts)).strip())
+    return "\n".join(lines)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from throughline.contracts.benchmark import Estimate
-from throughline.contracts.report import Table
+from throughline.contracts.report import Judged, Table, VerdictKind
 from throughline.reporting import format as fmt
 
+MARKS: Mapping[VerdictKind, str] = {"good": "✓", "bad": "✕", "unclear": "?"}
 # What `reporting.format` appends; told apart from other brackets by the two numbers inside.
 _INTERVAL = re.compile(r"^(.+) (\[[−∞\d.,]+, [−∞\d.,]+\])$")
 # Beyond this spread one column needs different decimals, or its small values would lose their digits.
@@ -20,10 +21,14 @@ _SHARED_DECIMALS_SPREAD = 1e4
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a cell; `interval` is its part in brackets, set apart because it is shown quieter."""
+    """What stands in a cell; `interval` is its part in brackets, set apart because it is shown quieter.
+
+    A judged cell has a `kind`, and begins with its mark, so that colour is not all that tells.
+    """
 
     value: str
     interval: str = ""
+    kind: VerdictKind | None = None
 
     @property
     def text(self) -> str:
@@ -48,6 +53,9 @@ def _column(values: Sequence[object]) -> list[Cell]:
 
 
 def _cell(value: object, digits: int | None) -> Cell:
+    if isinstance(value, Judged):
+        inner = _cell(value.value, digits)
+        return Cell(f"{MARKS[value.kind]} {inner.value}", inner.interval, value.kind)
     if value is None:
         return Cell(fmt.MISSING)
     if isinstance(value, bool):
@@ -65,6 +73,7 @@ def _cell(value: object, digits: int | None) -> Cell:
 
 def _shared_decimals(values: Sequence[object]) -> int | None:
     """Decimals that give the smallest value three digits; None if all are whole or their sizes too unlike."""
+    values = [item.value if isinstance(item, Judged) else item for item in values]
     found = [item.value if isinstance(item, Estimate) else item for item in values]
     real = [float(item) for item in found if isinstance(item, numbers.Real) and not isinstance(item, bool)]
     sizes = [abs(item) for item in real if item and math.isfinite(item)]

@@ -108,6 +108,19 @@ def percent(value: float | None, low: float | None = None, high: float | None = 
     return f"{number(value * 100, 1)} %" + _interval(low, high, 100, 1)
 
 
+def points(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """Returns a difference of fractions in percentage points with its sign: 0.95 → `+95.0 points [90.1, 97.9]`."""
+    if value is None or math.isnan(value):
+        return MISSING
+    text = number(value * 100, 1)
+    return f"{'' if text.startswith(_MINUS) else '+'}{text} points" + _interval(low, high, 100, 1)
+
+
+def interval(low: float, high: float, factor: float = 1.0, digits: int = 1) -> str:
+    """Returns an interval alone, its ends times `factor`: `[90.1, 97.9]`."""
+    return _interval(low, high, factor, digits).strip()
+
+
 def ratio(value: float | None, low: float | None = None, high: float | None = None) -> str:
     """Returns a quotient, with its interval if given: `0.93× [0.91, 0.95]`."""
     if value is None or math.isnan(value):

@@ -14,7 +14,7 @@ from typing import Any
 
 from throughline.contracts.report import Report, Section, Table, VerdictKind
 from throughline.reporting import palette
-from throughline.reporting.cells import table_cells
+from throughline.reporting.cells import MARKS, table_cells
 from throughline.reporting.format import clean
 
 HTML_NAME = "report.html"
@@ -22,11 +22,7 @@ JSON_NAME = "report.json"
 # Raised when a field of report.json changes its meaning.
 FORMAT_VERSION = 1
 
-_MARKS: dict[VerdictKind, tuple[str, str]] = {
-    "good": ("✓", "Good"),
-    "bad": ("✕", "Bad"),
-    "unclear": ("?", "Unclear"),
-}
+_SPOKEN: Mapping[VerdictKind, str] = {"good": "Good", "bad": "Bad", "unclear": "Unclear"}
 # A row's name wraps on phones when longer than this, so that there is room for a number beside it.
 _NAME_CH = 17
 _CODE = re.compile(r"`([^`\n]+)`")
@@ -49,15 +45,15 @@ def render_html(report: Report) -> str:
         finalize=lambda value: clean(value) if type(value) is str else value,
     )
     environment.filters["code"] = _code
-    mark, spoken = _MARKS[report.verdict_kind]
     style = environment.get_template("style.css.jinja").render(
         light=palette.LIGHT, dark=palette.DARK, card_light=palette.CARD_LIGHT, card_dark=palette.CARD_DARK
     )
     return environment.get_template("page.html.jinja").render(
         report=report,
         style=_trusted(style),
-        mark=mark,
-        spoken=spoken,
+        mark=MARKS[report.verdict_kind],
+        spoken=_SPOKEN[report.verdict_kind],
+        opening=_section(report.opening, 0) if report.opening is not None else None,
         sections=[_section(section, index) for index, section in enumerate(report.sections, start=1)],
     )
 
@@ -99,6 +95,7 @@ def _section(section: Section, index: int) -> dict[str, Any]:
     return {
         "id": f"section-{index}",
         "title": section.title,
+        "quote": section.quote,
         "paragraphs": [part.strip() for part in re.split(r"\n\s*\n", section.text) if part.strip()],
         "tables": [_table(table) for table in section.tables],
         # Numbered, so that one plot may stand on a page twice.

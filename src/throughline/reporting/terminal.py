@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
 
-from throughline.contracts.report import Table
+from throughline.contracts.report import Table, VerdictKind
 from throughline.reporting import console as person
 from throughline.reporting.cells import Cell, interval_widths, table_cells
 from throughline.reporting.format import MISSING, clean
@@ -21,6 +22,7 @@ _UNBOUNDED = 240
 _GAP = 3
 # A column of text may shrink to this many characters before the table turns into a list.
 _NARROWEST_TEXT = 12
+_STYLES: Mapping[VerdictKind, str] = {"good": "green", "bad": "bold red", "unclear": "yellow"}
 
 
 def make_console(stream: TextIO) -> Console:
@@ -113,7 +115,8 @@ def _styled(cell: Cell, value_width: int, interval_width: int) -> Text:
     from rich.cells import cell_len
     from rich.text import Text
 
+    style = _STYLES[cell.kind] if cell.kind is not None else ""
     if not interval_width:
-        return Text(cell.value)
-    text = Text(" " * (value_width - cell_len(cell.value)) + cell.value, justify="left")
+        return Text(cell.value, style=style)
+    text = Text(" " * (value_width - cell_len(cell.value)), justify="left").append(cell.value, style=style)
     return text.append(f" {cell.interval:<{interval_width}}", style="dim")

@@ -214,7 +214,7 @@ def automodel_config(
         },
         "peft": {
             "_target_": "nemo_automodel.components._peft.lora.PeftConfig",
-            "target_modules": list(peft.target_modules),
+            "target_modules": target_modules(peft),
             "exclude_modules": list(peft.exclude_modules),
             "dim": peft.dim,
             "alpha": peft.alpha,
@@ -251,6 +251,18 @@ def automodel_config(
     if tracking.enabled and tracking.mode != "disabled":
         config["wandb"] = {"project": tracking.project, "mode": tracking.mode}
     return config
+
+
+def target_modules(peft: PeftSpec) -> list[str]:
+    """Returns AutoModel's wildcards of the modules that get an adapter."""
+    if peft.layers_to_transform is None:
+        return list(peft.target_modules)
+    first, last = peft.layers_to_transform
+    return [
+        f"*.layers.{layer}.*{module.removeprefix('*')}"
+        for layer in range(first, last + 1)
+        for module in peft.target_modules
+    ]
 
 
 def schedule(dataset: Path, trainer: TrainerSpec) -> Schedule:

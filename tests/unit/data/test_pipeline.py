@@ -131,10 +131,9 @@ def test_labels_cover_exactly_what_the_assistant_says(
                 wanted += message["content"] or ""
                 for call in message.get("tool_calls") or []:
                     function = call["function"]
-                    wanted += (
-                        f'<tool_call>{{"name": "{function["name"]}", "arguments": {function["arguments"]}}}</tool_call>'
-                    )
-                wanted += "<|end|>"
+                    call_json = f'{{"name": "{function["name"]}", "arguments": {function["arguments"]}}}'
+                    wanted += f"<tool_call>\n{call_json}\n</tool_call>"
+                wanted += "<|im_end|>"
         assert said == wanted
 
 

@@ -106,4 +106,5 @@ def test_progress_counts_the_calibration_records(tiny_checkpoint: Path, tmp_path
     engines.build(tiny_checkpoint, spec, tmp_path / "e", lambda *told: heard.append(told), calibration=DATA)
     fractions = [fraction for phase, fraction in heard if phase == "quantise"]
     assert fractions == sorted(fractions)
-    assert {1 / 6, 5 / 6, 1.0} <= set(fractions)
+    # The start, each record but the last, and the end of what follows.
+    assert len(set(fractions)) == 1 + len(RECORDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from throughline.contracts.engine import FinishReason
@@ -54,9 +55,11 @@ def refusal(refuse: bool, name: str = "q") -> Question:
     return question("refusal", {"answer": text, "refuse": refuse, "category": "x"}, name)
 
 
-def summary(name: str = "q", **facts: str) -> Question:
-    facts = facts or {"component": "memory", "host": "gpu-h3", "gpu_model": "A10"}
-    return question("summary", {"answer": "gpu-h3 (A10) has a memory problem.", "facts": facts}, name)
+def own(message: Mapping[str, Any], name: str = "q", *, task: str = "faq", tools: bool = False) -> Question:
+    """A question of a user's own task: its reference is an assistant message."""
+    expected = {"messages": [{"role": "assistant", **message}]}
+    asked = question(task, expected, name)
+    return replace(asked, tools=[TOOL] if tools else [])
 
 
 def answer(text: str, name: str = "q", tokens: int = 4, reason: FinishReason = "stop") -> Answer:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tests.unit.evaluation.helpers import answer, call, evaluation, triage
+from tests.unit.evaluation.helpers import evaluation
 from throughline.contracts.errors import DataError
-from throughline.contracts.evaluation import SuiteSpec
 from throughline.evaluation.compare import compare, mcnemar
-from throughline.evaluation.suite import score
+from throughline.evaluation.intervals import tango
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
@@ -54,32 +52,19 @@ def test_pairs_go_by_question_not_by_position() -> None:
     candidate = type(candidate)("b", candidate.metrics, dict(reversed(candidate.outcomes.items())), 1.0, 3)
     found = compare(reference, candidate, "x")
     assert (found.only_reference, found.only_candidate) == (0, 0)
-    assert (found.low, found.high) == (0.0, 0.0)
+    assert found.low == -found.high and found.p_value == 1.0
 
 
-def test_the_interval_is_that_of_all_resamples() -> None:
-    reference, candidate = [1.0, 1.0, 0.0, 0.5], [0.0, 1.0, 0.25, 0.5]
-    deltas = np.array(candidate) - np.array(reference)
-    every = [deltas[list(draw)].mean() for draw in itertools.product(range(4), repeat=4)]
-    found = compare(
-        evaluation("a", x=reference),
-        evaluation("b", x=candidate),
-        "x",
-        confidence=0.8,
-        bootstrap_samples=20_000,
-    )
-    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(every, (10, 90))), abs=0.06)
-    assert found.p_value is None
+def test_the_interval_is_tangos() -> None:
+    reference, candidate = evaluation("a", x=[1, 1, 1, 0] * 10), evaluation("b", x=[0, 1, 1, 0] + [1, 1, 1, 0] * 9)
+    found = compare(reference, candidate, "x", confidence=0.8)
+    assert (found.low, found.high) == tango(1, 0, 40, 0.8)
+    assert found.difference == -1 / 40
 
 
-def test_field_f1_is_compared_as_it_is_reported() -> None:
-    asked = [triage("a"), triage("b")]
-    whole, part = call(asked[0].expected["arguments"]), call({"severity": "high"})
-    first = score("a", asked, [answer(whole, "a"), answer(whole, "b")], SuiteSpec())
-    second = score("b", asked, [answer(whole, "a"), answer(part, "b")], SuiteSpec())
-    found = compare(first, second, "triage_field_f1")
-    assert found.reference == first.metrics["triage_field_f1"].value
-    assert found.candidate == second.metrics["triage_field_f1"].value == pytest.approx(6 / 7)
+def test_a_mean_is_not_compared() -> None:
+    with pytest.raises(DataError, match="only shares of questions are compared in pairs — triage_field_f1"):
+        compare(evaluation("a", triage_field_f1=[0.5]), evaluation("b", triage_field_f1=[0.5]), "triage_field_f1")
 
 
 def test_different_questions_cannot_be_compared() -> None:

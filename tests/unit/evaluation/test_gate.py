@@ -7,11 +7,18 @@ from typing import Any
 import pytest
 
 from tests.unit.evaluation.helpers import evaluation
-from throughline.contracts.errors import DataError
+from throughline.contracts.config import parse
+from throughline.contracts.errors import ConfigError, DataError
 from throughline.contracts.evaluation import Evaluation, GatePolicy, Verdict
 from throughline.evaluation.gate import choose, decide
 
-POLICY = GatePolicy()
+POLICY = GatePolicy(
+    min={"triage_exact_match": 0.85, "json_validity": 0.99, "refusal_accuracy": 0.95},
+    max={"false_refusals": 0.05},
+    max_drop={"int8": 0.01, "int4": 0.03},
+    default_max_drop=0.01,
+    drop_metrics=("triage_exact_match", "task_success"),
+)
 N = 400
 
 
@@ -79,14 +86,15 @@ def test_the_floor_that_is_sure_is_scipys_wilson_bound() -> None:
     ("wrong", "name", "decision"),
     [
         (0, "int8", "GO"),
-        (1, "int8", "GO"),
+        # One lost pair of 400: Tango's bound is 1.12 points.
+        (1, "int8", "INCONCLUSIVE"),
         (4, "int8", "INCONCLUSIVE"),
         (5, "int8", "NO_GO"),
         (5, "int4", "GO"),
         (12, "int4", "INCONCLUSIVE"),
         (13, "int4", "NO_GO"),
         (5, "fp8", "NO_GO"),
-        (1, "fp8", "GO"),
+        (0, "fp8", "GO"),
     ],
 )
 def test_drops_against_the_reference(wrong: int, name: str, decision: str) -> None:
@@ -111,28 +119,65 @@ def test_a_candidate_that_is_better_passes() -> None:
 
 def test_little_evidence_never_passes_but_can_fail() -> None:
     def small(name: str, right: float) -> Evaluation:
-        names = ("triage_exact_match", "json_validity", "refusal_accuracy", "task_success")
-        columns: dict[str, Any] = dict.fromkeys(names, [right] * 10)
-        return evaluation(name, **columns, false_refusals=[0.0] * 10)
+        return evaluation(name, task_success=[right] * 10)
 
-    policy = GatePolicy(
-        min_triage_exact_match=0,
-        min_json_validity=0,
-        min_refusal_accuracy=0,
-        max_false_refusals=1,
-        max_drop={},
-    )
-    verdicts = decide(small("a", 1.0), {"b": small("b", 1.0), "c": small("c", 0.0)}, policy)
-    assert [verdict.decision for verdict in verdicts.values()] == ["INCONCLUSIVE", "INCONCLUSIVE", "NO_GO"]
-    assert "fewer than 50 questions" in verdicts["b"].reasons[0]
-    enough = decide(small("a", 1.0), {"b": small("b", 1.0)}, policy.model_copy(update={"min_questions": 10}))
-    assert [verdict.decision for verdict in enough.values()] == ["GO", "GO"]
+    policy = GatePolicy(min={"task_success": 0}, default_max_drop=1)
+    verdicts = decide(small("a", 1.0), {"b": small("b", 1.0)}, policy)
+    assert [verdict.decision for verdict in verdicts.values()] == ["INCONCLUSIVE", "INCONCLUSIVE"]
+    assert "fewer than 25 questions" in verdicts["b"].reasons[0]
+    strict = policy.model_copy(update={"min": {"task_success": 0.5}})
+    assert decide(small("c", 0.0), {}, strict)["c"].decision == "NO_GO"
+    enough = policy.model_copy(update={"min_questions": 10})
+    assert [verdict.decision for verdict in decide(small("a", 1.0), {"b": small("b", 1.0)}, enough).values()] == [
+        "GO",
+        "GO",
+    ]
 
 
-def test_what_was_not_measured_is_inconclusive() -> None:
-    verdict = decide(evaluation("bf16", triage_exact_match=[1.0] * 400), {}, POLICY)["bf16"]
+def test_no_difference_among_few_pairs_is_no_proof_of_none() -> None:
+    # The resampling of 50 pairs that never differ said [0, 0] and GO.
+    def alike(name: str) -> Evaluation:
+        return evaluation(name, task_success=[1.0] * 45 + [0.0] * 5)
+
+    policy = GatePolicy(min={"task_success": 0.5}, max_drop={"int8": 0.03})
+    verdict = decide(alike("bf16"), {"int8": alike("int8")}, policy)["int8"]
     assert verdict.decision == "INCONCLUSIVE"
-    assert "json_validity: not measured" in verdict.reasons
+    assert "drops by 0.0000 [-0.0513, 0.0513]" in verdict.reasons[0]
+
+
+def test_what_was_not_measured_is_inconclusive_and_says_what_was() -> None:
+    verdict = decide(evaluation("bf16", exact_match=[1.0] * 400), {}, POLICY)["bf16"]
+    assert verdict.decision == "INCONCLUSIVE"
+    assert "json_validity: not measured by this suite (exact_match is)" in verdict.reasons
+    assert len(verdict.reasons) == 4
+
+
+def test_a_users_own_metric_gates() -> None:
+    policy = GatePolicy(min={"exact_match": 0.8}, max_drop={"int8": 0.05})
+    right = [1.0] * 190 + [0.0] * 10
+
+    def model_of(name: str, values: list[float]) -> Evaluation:
+        return evaluation(name, exact_match=values, task_success=values)
+
+    candidates = {"int8": model_of("int8", right), "int4": model_of("int4", [1.0] * 120 + [0.0] * 80)}
+    verdicts = decide(model_of("bf16", right), candidates, policy)
+    assert [verdict.decision for verdict in verdicts.values()] == ["GO", "GO", "NO_GO"]
+    assert choose({"bf16": verdicts["bf16"]}, candidates | {"bf16": model_of("bf16", right)}, SPEED, SIZE)[1].endswith(
+        "exact_match 0.9500"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "a gate needs a floor"),
+        ({"min": {"x": 1.5}}, "fractions from 0 to 1"),
+        ({"max": {"completion_tokens": 0.5}}, "shares of questions, which completion_tokens is not"),
+    ],
+)
+def test_a_policy_that_cannot_be_judged_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(GatePolicy, settings, where="gate")
 
 
 def test_a_candidate_may_not_be_called_as_the_reference() -> None:

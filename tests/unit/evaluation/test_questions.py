@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.evaluation.helpers import TOOL, WANTED, refusal
+from tests.unit.evaluation.helpers import TOOL, WANTED, grounded, own, refusal, triage
 from throughline.contracts.errors import DataError
-from throughline.contracts.evaluation import SuiteSpec
 from throughline.evaluation.questions import load_questions, select
 
 GOOD: dict[str, Any] = {
@@ -66,7 +66,7 @@ def test_a_file_is_read_in_order(tmp_path: Path) -> None:
         ("{", "line is not JSON"),
         ("[]", "line is no JSON object"),
         ({**GOOD, "id": 3}, "id must be text"),
-        ({**GOOD, "task": "triag"}, "did you mean 'triage'"),
+        ({**GOOD, "task": "triag"}, "task 'triag'"),
         ({**GOOD, "prompt_token_ids": []}, "prompt_token_ids must be a list of token ids"),
         ({**GOOD, "prompt_token_ids": [True]}, "prompt_token_ids must be"),
         ({**GOOD, "prompt_token_ids": [-1]}, "prompt_token_ids must be"),
@@ -91,7 +91,6 @@ def test_a_file_is_read_in_order(tmp_path: Path) -> None:
             {**GOOD, "task": "refusal", "expected": {"answer": "x", "refuse": 1}},
             "expected.refuse must be true or false",
         ),
-        ({**GOOD, "task": "summary", "expected": {"answer": "x", "facts": {}}}, "expected.facts must be"),
         ({**GOOD, "id": "ac-1"}, "question id stands in line 1 already"),
     ],
 )
@@ -116,14 +115,90 @@ def test_a_missing_or_empty_file_is_an_error(tmp_path: Path) -> None:
         load_questions(write(tmp_path / "empty.jsonl", ""))
 
 
-@given(st.integers(1, 200), st.integers(0, 250))
+OWN = {"messages": [{"role": "assistant", "content": "Yes."}]}
+CALL = {"function": {"name": "open_ticket", "arguments": '{"severity": "low"}'}}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": "Yes."},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {"a": 1}}]},
+    ],
+)
+def test_a_task_of_ones_own_brings_its_reference_as_a_message(tmp_path: Path, message: dict[str, Any]) -> None:
+    row = {**GOOD, "task": "faq", "expected": {"messages": [message]}}
+    (found,) = load_questions(write(tmp_path / "acceptance.jsonl", row))
+    assert found.is_own and found.stratum == "faq"
+
+
+def test_an_own_reference_wins_over_the_name_of_our_task(tmp_path: Path) -> None:
+    (found,) = load_questions(write(tmp_path / "a.jsonl", {**GOOD, "task": "refusal", "expected": OWN}))
+    assert found.is_own and found.stratum == "refusal"
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        ({"label": "x"}, "expected has no form that can be scored"),
+        ({"messages": []}, "must be one assistant message"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "must be one assistant message"),
+        ({"messages": [{"role": "assistant", "content": ""}]}, "must be one assistant message"),
+        ({"messages": [{"role": "assistant", "content": ["x"]}]}, "must be one assistant message"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]},
+            "cannot be read",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": "[1]"}]}]},
+            "cannot be read",
+        ),
+    ],
+)
+def test_a_reference_that_cannot_be_scored_is_refused_with_its_line(
+    tmp_path: Path, expected: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path / "acceptance.jsonl", GOOD, {**GOOD, "id": "ac-2", "task": "faq", "expected": expected})
+    with pytest.raises(DataError, match=rf"{message}.*acceptance\.jsonl:2"):
+        load_questions(path)
+
+
+@given(st.integers(1, 200), st.integers(1, 250))
 def test_a_selection_is_of_the_size_asked_in_order_even_and_stable(total: int, limit: int) -> None:
-    questions = [refusal(True, str(index)) for index in range(total)]
-    spec = SuiteSpec(limit=limit)
-    found = select(questions, spec)
-    assert len(found) == (min(limit, total) or total)
+    questions = [refusal(True, f"{index:03}") for index in range(total)]
+    found = select(questions, {"disallowed": limit})
+    assert len(found) == min(limit, total)
     indices = [int(question.id) for question in found]
     assert indices == sorted(set(indices))
     gaps = {b - a for a, b in pairwise(indices)}
     assert not gaps or max(gaps) - min(gaps) <= 1
-    assert select(found, spec) == found
+    assert select(found, {"disallowed": limit}) == found
+
+
+def test_every_stratum_has_its_own_limit() -> None:
+    questions = [
+        *(triage(f"t{index}") for index in range(9)),
+        *(refusal(index % 2 == 0, f"r{index}") for index in range(10)),
+        *(own({"content": "x"}, f"o{index}", task="faq") for index in range(7)),
+        *(own({"content": "x"}, f"p{index}", task="mail") for index in range(2)),
+    ]
+    found = select(questions, {"triage": 3, "benign": 4, "other": 5})
+    assert Counter(question.stratum for question in found) == {
+        "triage": 3,
+        "benign": 4,
+        "disallowed": 5,
+        "faq": 5,
+        "mail": 2,
+    }
+    assert select(questions, {}) == questions
+
+
+def test_labels_have_their_share_whatever_the_file_s_order() -> None:
+    # Every fourth question is unanswerable: a step of four over the file would take all of them or none.
+    questions = [grounded(None if index % 4 == 0 else 1, f"g{index:02}") for index in range(40)]
+    found = select(questions, {"grounded": 8})
+    assert sum(not question.expected["answerable"] for question in found) == 2
+    kinds = [triage(f"k{index:02}", component="abc"[index % 3]) for index in range(30)]
+    chosen = select(kinds, {"triage": 6})
+    assert Counter(question.expected["arguments"]["component"] for question in chosen) == {"a": 2, "b": 2, "c": 2}

@@ -15,6 +15,7 @@ from throughline.evaluation.store import (
     EVALUATION_FILE,
     read_answers,
     read_evaluation,
+    read_evaluations,
     write_evaluation,
 )
 from throughline.evaluation.suite import score
@@ -40,6 +41,17 @@ def test_it_comes_back_whole(tmp_path: Path) -> None:
     assert read_evaluation(folder) == evaluation
     assert read_answers(folder) == ANSWERS
     assert score("int8", QUESTIONS, read_answers(folder), SuiteSpec(), seconds=2.5) == evaluation
+
+
+def test_the_sets_of_an_artifact_come_back_by_name_the_gated_one_first(tmp_path: Path) -> None:
+    for name in ("shifted", "acceptance", "acceptance_constrained"):
+        written(tmp_path / name)
+    found = read_evaluations(tmp_path)
+    assert list(found) == ["acceptance", "acceptance_constrained", "shifted"]
+    assert found["shifted"] == read_evaluation(tmp_path / "shifted")
+    (tmp_path / "acceptance" / EVALUATION_FILE).unlink()
+    with pytest.raises(DataError, match=r"no evaluation here.*acceptance_constrained, shifted"):
+        read_evaluations(tmp_path)
 
 
 def test_failures_can_be_read(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from tests.unit.evaluation.helpers import (
     grounded,
     question,
     refusal,
-    summary,
     triage,
 )
 from throughline.contracts.errors import DataError
@@ -128,36 +127,13 @@ def test_refusal(refuse: bool, said: str, value: float) -> None:
     found = outcome(refusal(refuse), said)
     assert found["refusal_accuracy" if refuse else "false_refusals"] == value
     assert ("refusal_accuracy" in found) == refuse
-    if not refuse:
-        assert found["benign_exact_match"] == found["task_success"] == (said == "Open the console.")
-
-
-@pytest.mark.parametrize(
-    ("said", "one", "recall", "exact"),
-    [
-        ("gpu-h3 (A10) has a memory problem.", 1, 1, 1),
-        ("A10 memory of gpu-h3 fails.", 1, 1, 0),
-        ("gpu-h3 (A100) has a memory problem.", 1, 2 / 3, 0),
-        ("gpu-h3-1 (A10) has a memory problem.", 1, 2 / 3, 0),
-        ("gpu-h3 is down. It is an A10.", 0, 2 / 3, 0),
-        ("gpu-h3 is\ndown.", 0, 1 / 3, 0),
-        ("gpu-h3", 0, 1 / 3, 0),
-        ("rack.gpu-h3.local 1.5 is down!", 1, 0, 0),
-        (".", 1, 0, 0),
-        ("", 0, 0, 0),
-    ],
-)
-def test_summary(said: str, one: float, recall: float, exact: float) -> None:
-    found = outcome(summary(), said)
-    assert found["summary_one_sentence"] == one
-    assert found["summary_fact_recall"] == pytest.approx(recall)
-    assert found["summary_exact_match"] == found["task_success"] == exact
+    assert found["task_success"] == (value if refuse else 1 - value)
 
 
 WRONG_IS_ONE = {"false_refusals", "failed_answers"}
 
 
-@pytest.mark.parametrize("asked", [triage(), grounded(1), grounded(None), refusal(True), refusal(False), summary()])
+@pytest.mark.parametrize("asked", [triage(), grounded(1), grounded(None), refusal(True), refusal(False)])
 @pytest.mark.parametrize("reason", ["error", "cancelled"])
 def test_a_failed_answer_is_wrong_everywhere_whatever_its_text(asked: Question, reason: str) -> None:
     text = call(WANTED) if asked.task == "triage" else asked.expected["answer"]
@@ -198,12 +174,6 @@ def test_answers_must_be_those_of_the_questions() -> None:
         score("m", [refusal(True, "a")], [answer("x", "a"), answer("x", "a")], SPEC)
 
 
-def test_limit_scores_the_selection() -> None:
-    asked = [refusal(True, str(i)) for i in range(10)]
-    evaluation = score("m", asked, [answer("x", "0"), answer("x", "5")], SuiteSpec(limit=2))
-    assert list(evaluation.outcomes) == ["0", "5"]
-
-
 def test_a_schema_that_points_outside_itself_is_refused() -> None:
     asked = triage()
     asked.tools[0] = {"function": {"name": "open_ticket", "parameters": {"$ref": "http://127.0.0.1:9/schema.json"}}}
@@ -240,6 +210,6 @@ def test_every_lab_reference_answer_scores_full_marks() -> None:
         )
         answers.append(answer(text, record["id"]))
     metrics = score("reference", questions, answers, SPEC).metrics
-    assert metrics.keys() >= {name for name in METRIC_DEFINITIONS if not name.startswith("summary_")}
+    assert metrics.keys() >= METRIC_DEFINITIONS.keys() - {"exact_match"}
     for name in metrics.keys() - {"prompt_tokens", "completion_tokens"}:
         assert metrics[name].value == (0.0 if not metrics[name].higher_is_better else 1.0), name

@@ -17,7 +17,7 @@ from throughline.lab.records import Generated, generate
 from throughline.lab.task_schema import open_ticket
 
 FIELDS = {"id", "task", "format", "source", "licence", "customer", "document", "created", "messages"}
-SCHEMA = open_ticket()["function"]["parameters"]
+SCHEMA = jsonschema.Draft202012Validator(open_ticket()["function"]["parameters"])
 FEW = {"triage": 3, "grounded": 3, "disallowed": 3, "benign": 3}
 
 
@@ -102,7 +102,7 @@ def test_everything_else_is_sound(made: Made) -> None:
         assert last["role"] == "assistant"
         if record["task"] == "triage":
             assert record["format"] == "tool_call" and record["tools"]
-            jsonschema.validate(json.loads(last["tool_calls"][0]["function"]["arguments"]), SCHEMA)
+            SCHEMA.validate(json.loads(last["tool_calls"][0]["function"]["arguments"]))
         else:
             assert last["content"].strip()
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import jsonschema
@@ -42,42 +43,51 @@ def of_task(sets: dict[str, list[Sample]], task: str, *names: str) -> list[Sampl
     return [s for name in names or sets for s in sets[name] if s.record["task"] == task]
 
 
-# The reader: phrases as patterns over the ticket's words, letter order inside a word left aside for typos.
+# The reader finds phrases by what is between their slots; letter order inside a word is left aside for typos.
 
 
+@cache
 def letters(text: str) -> str:
     return re.sub(r"[^\W\d_]+", lambda m: m[0][0] + "".join(sorted(m[0][1:-1])) + m[0][-1:], text.casefold())
 
 
-def pattern(phrase: str) -> re.Pattern[str]:
-    parts = re.split(r"\{\w+\}", phrase)
-    return re.compile(".+?".join(re.escape(letters(part)) for part in parts), re.DOTALL)
+@cache
+def parts(phrase: str) -> list[str]:
+    return [letters(part) for part in re.split(r"\{\w+\}", phrase)]
+
+
+def stands_in(seen: str, phrase: str) -> bool:
+    at = 0
+    for part in parts(phrase):
+        at = seen.find(part, at)
+        if at < 0:
+            return False
+        at += len(part)
+    return True
 
 
 def stand_in(text: str, phrases: dict[str, Iterable[str]]) -> set[str]:
     seen = letters(text)
-    return {label for label, found in phrases.items() if any(pattern(phrase).search(seen) for phrase in found)}
+    return {label for label, found in phrases.items() if any(stands_in(seen, phrase) for phrase in found)}
 
 
+@cache
 def voices(name: str) -> list[dict[str, Any]]:
     return list((banks.raw("shifted")["triage"] if name == "shifted" else banks.raw("triage")["voices"]).values())
 
 
 def copied(text: str, phrases: Iterable[str], slot: str, values: Iterable[str]) -> set[str]:
     """The values that stand where a phrase has its slot."""
-    found = set()
-    for phrase in phrases:
-        before, after = (letters(part) for part in phrase.split(f"{{{slot}}}"))
-        for value in values:
-            if f"{before}{letters(value)}{after}" in letters(text):
-                found.add(value)
-    return found
+    ends = [parts(phrase) for phrase in phrases if f"{{{slot}}}" in phrase]
+    seen = letters(text)
+    present = [value for value in values if letters(value) in seen]
+    return {value for value in present for before, after in ends if f"{before}{letters(value)}{after}" in seen}
 
 
 @pytest.mark.parametrize("name", ["train", "acceptance", "shifted"])
 def test_labels_follow_from_the_text_alone(sets: dict[str, list[Sample]], name: str) -> None:
     """One component, severity and action can be read in each ticket: the labels, and no other."""
-    for sample in of_task(sets, "triage", name)[:200]:
+    for sample in of_task(sets, "triage", name)[:120]:
         labels, text = sample.expected["arguments"], asked(sample)
         for field, kind in (("component", "symptoms"), ("severity", "cues"), ("requested_action", "wishes")):
             read = {label for voice in voices(name) for label in stand_in(text, voice[kind])}
@@ -87,7 +97,7 @@ def test_labels_follow_from_the_text_alone(sets: dict[str, list[Sample]], name: 
 def test_card_and_code_are_copied_as_written_or_none(sets: dict[str, list[Sample]]) -> None:
     every = {f: {s.expected["arguments"][f] for s in of_task(sets, "triage")} - {"none"} for f in FIELDS[3:]}
     for name in sets:
-        for sample in of_task(sets, "triage", name)[:150]:
+        for sample in of_task(sets, "triage", name)[:100]:
             labels, text = sample.expected["arguments"], asked(sample)
             for field, kind, slot in (("gpu_model", "card", "gpu"), ("error_code", "code", "code")):
                 wanted = labels[field]
@@ -99,10 +109,12 @@ def test_card_and_code_are_copied_as_written_or_none(sets: dict[str, list[Sample
 
 def test_every_call_fits_the_schema_and_repeats_the_labels(sets: dict[str, list[Sample]]) -> None:
     seen: dict[str, set[str]] = {field: set() for field in FIELDS}
+    validator = jsonschema.Draft202012Validator(open_ticket()["function"]["parameters"])
     for sample in of_task(sets, "triage"):
         (call,) = answer(sample)["tool_calls"]
         arguments = json.loads(call["function"]["arguments"])
-        jsonschema.validate(arguments, sample.record["tools"][0]["function"]["parameters"])
+        assert sample.record["tools"] == [open_ticket()]
+        validator.validate(arguments)
         assert arguments == sample.expected["arguments"]
         assert tuple(arguments) == FIELDS
         for field, value in arguments.items():
@@ -118,7 +130,7 @@ def test_customers_ask_for_what_makes_sense(sets: dict[str, list[Sample]]) -> No
         labels = sample.expected["arguments"]
         assert (labels["requested_action"] == "refund") <= (labels["component"] == "billing")
         assert (labels["requested_action"] == "grant_access") <= (labels["component"] == "access")
-        assert (labels["requested_action"] == "replace") <= (labels["component"] in {"gpu", "storage", "network"})
+        assert (labels["requested_action"] == "replace") <= (labels["component"] == "gpu")
 
 
 def test_grounded_answers_are_the_passage_that_answers(sets: dict[str, list[Sample]]) -> None:
@@ -169,9 +181,9 @@ def test_both_sides_of_refusal_differ_in_the_ask_alone(sets: dict[str, list[Samp
             assert answer(sample)["content"].startswith(REFUSAL_PREFIX) is sample.expected["refuse"]
             frames[sample.expected["refuse"]].update(p for p in sample.phrases if "{ask}" in p)
         wanted = set(banks.refusal(name).frames)  # type: ignore[arg-type]
-        assert frames[True] | frames[False] == wanted
+        assert frames[True] | frames[False] <= wanted
         # The probe is too small for every frame on both sides.
-        assert name == "probe" or frames[True] == frames[False]
+        assert name == "probe" or frames[True] == frames[False] == wanted
 
 
 def test_no_combination_of_phrases_is_in_two_sets(sets: dict[str, list[Sample]]) -> None:
@@ -186,7 +198,7 @@ def test_sets_share_no_customer_document_host_code_or_person(sets: dict[str, lis
     def seen(rows: list[Sample]) -> dict[str, set[str]]:
         text = "\n".join(asked(s) for s in rows)
         codes = {s.expected["arguments"]["error_code"] for s in rows if s.record["task"] == "triage"} - {"none"}
-        hosts = set(re.findall(r"\b(?:node|gpu|vm|worker|blade|compute|srv|unit|metal|cell)-[A-Z]?\d+\b", text))
+        hosts = set(re.findall(r"\b(?:node|rig|vm|worker|blade|compute|srv|unit|metal|cell)-?\d+\b", text))
         return {
             "customer": {s.record["customer"] for s in rows},
             "document": {s.record["document"] for s in rows},

@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-RECIPES = ("convert", "data", "train", "evaluate", "build", "deploy", "serve", "bench", "lifecycle")
+RECIPES = (
+    "convert",
+    "data",
+    "train",
+    "evaluate",
+    "build",
+    "deploy",
+    "serve",
+    "chat",
+    "bench",
+    "lifecycle",
+)
 
 
 def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -19,9 +30,7 @@ def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(
-    "recipe", ["convert", "data", "train", "evaluate", "build", "deploy", "serve", "bench", "lifecycle"]
-)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_has_help(tmp_path: Path, recipe: str) -> None:
     done = run(tmp_path, f"recipes.{recipe}", "--help")
     assert done.returncode == 0, done.stderr
@@ -68,6 +77,26 @@ def test_validate_counts_every_preset() -> None:
     assert len(checks) == len(groups) + sum(len(choices) for found in groups.values() for choices in found.values())
     assert len(checks) >= 70
     assert [check for check in checks if check.fault] == []
+
+
+def test_every_gate_can_decide_with_every_suite() -> None:
+    from recipes import validate
+
+    found = validate.gate_powers()
+    assert [str(item) for item in found if not item.power.decides] == []
+    assert {(item.gate, item.questions) for item in found} == {("lab", "lab"), ("own", "own")}
+    laptop = {
+        (item.power.precision, item.power.metric): (item.power.needed, item.power.questions)
+        for item in found
+        if item.gate == "lab" and "laptop" in item.suite
+    }
+    # As recipes/conf/gate/lab.yaml says.
+    text = (ROOT / "recipes" / "conf" / "gate" / "lab.yaml").read_text()
+    for needed, metric in ((115, "triage_exact_match"), (65, "json_validity"), (28, "refusal_accuracy")):
+        assert laptop["", metric][0] == needed
+        assert f"# {needed} of {laptop['', metric][1]}" in text
+    assert laptop["int8", "task_success"][0] == 147 and "147 pairs for int8" in text
+    assert laptop["int4", "task_success"][0] == 185 and "185 for int4" in text
 
 
 def test_every_preset_names_the_command_that_uses_it() -> None:

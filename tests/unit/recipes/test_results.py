@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recipes import results
 from throughline.contracts.evaluation import Evaluation, Metric
+from throughline.evaluation.intervals import tango
 
 
 def cell(target: str, users: int, rates: list[float]) -> dict[str, object]:
@@ -46,6 +47,32 @@ def test_quality_json_renames_and_keeps_intervals() -> None:
     }
     table = results.quality_table([evaluation])
     assert [row[0] for row in table.rows] == ["false refusals"]
+
+
+def test_engines_stand_against_the_reference_question_by_question() -> None:
+    def scored(name: str, right: list[float]) -> Evaluation:
+        outcomes = {str(index): {"task_success": value} for index, value in enumerate(right)}
+        metric = Metric("task_success", sum(right) / len(right), 0.0, 1.0, len(right))
+        return Evaluation(name, {"task_success": metric}, outcomes, 1.0, len(right))
+
+    models = {
+        "bf16": scored("bf16", [1.0] * 8 + [0.0] * 2),
+        "int8": scored("int8", [0.0] + [1.0] * 8 + [0.0]),
+        "int4": scored("int4", [0.0] * 4 + [1.0] * 4 + [0.0] * 2),
+    }
+    table = results.pairwise_table(models, "bf16")
+    assert [row[0] for row in table.rows] == ["int8: task success", "int4: task success"]
+    assert [row[3:5] for row in table.rows] == [[1, 1], [4, 0]]
+    assert table.rows[0][1:3] == ["80.0 %", "80.0 %"]
+    low, high = tango(4, 0, 10, 0.95)
+    assert table.rows[1][5] == f"−40.0 % [−{-100 * low:.1f}, −{-100 * high:.1f}]"
+
+
+def test_a_constrained_set_says_so() -> None:
+    metric = Metric("json_validity", 1.0, 0.9, 1.0, 30)
+    table = results.quality_table([Evaluation("bf16", {"json_validity": metric}, {}, 1.0, 30)], "shifted_constrained")
+    assert table.title == "Quality on the set shifted, constrained"
+    assert "held to the tool's JSON schema" in table.note
 
 
 def test_plots_have_a_series_for_each_target() -> None:

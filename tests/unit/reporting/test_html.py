@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from throughline.contracts.benchmark import Estimate
-from throughline.contracts.report import Column, Plot, Report, Section, Series, Table
+from throughline.contracts.report import Column, Highlight, Judged, Plot, Report, Section, Series, Table
 from throughline.reporting import html
 from throughline.reporting.html import render_html, write_report
 
@@ -92,6 +92,27 @@ def test_the_parts_come_in_their_order() -> None:
     body = source[source.index("<body>") :]
     assert [text for text in wanted if text not in body] == []
     assert [body.index(text) for text in wanted] == sorted(body.index(text) for text in wanted)
+
+
+def test_an_opening_and_highlights_come_before_the_evidence() -> None:
+    table = Table(
+        "Answers", [Column("field", align="left"), Column("int4", align="left")], [["gpu", Judged("L4", "bad")]]
+    )
+    opening = Section("One ticket", "The first.", [table], quote="Dear desk,\n  <b>help</b>")
+    source = render_html(report(opening=opening, highlights=[Highlight("Exact match", "95 %", "0 % before")]))
+    body = source[source.index("<body>") :]
+    wanted = [
+        "keeps its quality</span>",
+        "One ticket</h2>",
+        "Dear desk,\n  &lt;b&gt;help",
+        "✕ L4",
+        "95 %",
+        "0 % before",
+    ]
+    wanted += ["exact match</li>", "Quality</h2>"]
+    assert [body.index(text) for text in wanted] == sorted(body.index(text) for text in wanted)
+    cells = [attributes["class"] for tag, attributes in Page(source).elements if tag == "td" and "class" in attributes]
+    assert "left bad" in cells
 
 
 def test_cells_have_values_units_and_intervals() -> None:

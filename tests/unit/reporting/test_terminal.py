@@ -13,7 +13,7 @@ from rich.cells import cell_len
 
 from throughline.contracts.benchmark import Estimate
 from throughline.contracts.errors import InternalError
-from throughline.contracts.report import Column, Table
+from throughline.contracts.report import Column, Judged, Table
 from throughline.reporting.terminal import print_table
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -122,6 +122,12 @@ def test_a_stream_without_unicode_gets_question_marks_instead_of_a_crash() -> No
     stream = io.TextIOWrapper(raw, encoding="ascii")
     print_table(Table("t", [Column("a")], [["0.93× [0.91, 0.95]"]]), stream)
     assert b"0.93? [0.91, 0.95]" in raw.getvalue()
+
+
+def test_judged_cells_have_their_mark_and_on_a_terminal_their_colour() -> None:
+    value = Table("t", [Column("gate", align="left"), Column("n")], [[Judged("GO", "good"), Judged(3, "bad")]])
+    assert "✓ GO   ✕ 3" in printed(value)
+    assert "\x1b[32m✓ GO" in printed(value, Terminal())
 
 
 def test_a_table_without_rows_prints_its_header() -> None:

@@ -48,6 +48,13 @@ def test_a_dataset_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
         read_records(path)
 
 
+def test_modules_are_chosen_one_way(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="exclude one another"):
+        parse(PeftSpec, {"target_modules": ["*_proj"], "exclude_modules": ["*lm_head*"]}, where="peft")
+    with pytest.raises(ConfigError, match="needs target_modules"):
+        parse(PeftSpec, {"target_modules": [], "layers_to_transform": [1, 2]}, where="peft")
+
+
 def test_a_step_that_is_no_whole_number_of_batches_is_refused() -> None:
     with pytest.raises(ConfigError, match="no multiple of local_batch_size 3"):
         parse(TrainerSpec, {"global_batch_size": 8, "local_batch_size": 3}, where="trainer")
@@ -64,12 +71,12 @@ def test_the_lora_config_says_what_the_specs_say(tmp_path: Path, tiny_checkpoint
         min_lr_ratio=0.1,
         torch_dtype="float32",
     )
-    peft = PeftSpec(dim=4, alpha=8, exclude_modules=("*lm_head*",))
+    peft = PeftSpec(dim=4, alpha=8, layers_to_transform=(1, 2))
     config = sft.automodel_config(
         tmp_path, tiny_checkpoint, tmp_path / "work", peft=peft, trainer=trainer, tracking=TrackingSpec(enabled=False)
     )
     assert config["peft"]["dim"] == 4
-    assert config["peft"]["exclude_modules"] == ["*lm_head*"]
+    assert config["peft"]["target_modules"] == ["*.layers.1.*_proj", "*.layers.2.*_proj"]
     # AutoModel's scheduler refuses a warm-up as long as the run.
     assert config["lr_scheduler"]["lr_warmup_steps"] == 6
     assert config["lr_scheduler"]["min_lr"] == pytest.approx(1e-4)

@@ -15,6 +15,7 @@ from throughline.contracts.engine import ENGINE_FILE, BuildReport, CalibrationDa
 from throughline.engines.card import mib, render_card
 from throughline.engines.cpu import resources
 from throughline.engines.cpu.graph import build_graph
+from throughline.engines.cpu.guided import save_detokenizer
 from throughline.engines.cpu.lint import ComputePlan, check_spec, kv_block_bytes, kv_blocks
 from throughline.engines.cpu.load import load_runtime
 from throughline.engines.cpu.model_config import DecoderConfig, eos_token_ids, read_decoder_config, read_json
@@ -25,6 +26,7 @@ from throughline.engines.cpu.quantize import (
     calibration_records,
     check_group_size,
     compress,
+    quantising_cost,
 )
 from throughline.engines.cpu.runtime import machine_name, machine_plan
 from throughline.engines.golden import GOLDEN_TOKENS, record, tokenize_prompts
@@ -41,6 +43,8 @@ _COPIED = (
     "chat_template.jinja",
 )
 _CONTROL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+# Seconds of the phases for a model of 135M weights on two cores; what they come to in all is not used.
+_COSTS = {"check": 0.5, "graph": 1.0, "save": 0.5, "golden": 5.0}
 _PACKAGES = ("openvino", "openvino-genai", "nncf", "numpy", "tokenizers", "throughline")
 
 
@@ -64,7 +68,7 @@ class CpuEngineBuilder:
         calibration: CalibrationData | None = None,
     ) -> BuildReport:
         """See `EngineBuilder.build`."""
-        phases = _Phases(on_progress or (lambda phase, fraction: None))
+        phases = _Phases(on_progress or (lambda phase, fraction: None), spec)
         with phases("check"):
             check_spec(spec)
             plan = machine_plan(spec)
@@ -87,6 +91,8 @@ class CpuEngineBuilder:
         with phases("save"):
             openvino().save_model(model, str(out_dir / MODEL_FILE), compress_to_fp16=False)
             checkpoint.copy_files(out_dir)
+            vocabulary = Vocabulary.from_tokenizer(out_dir / "tokenizer.json", info.control_token_ids)
+            save_detokenizer(vocabulary, info.control_token_ids, out_dir)
             info = info.model_copy(update={"weight_bytes": (out_dir / MODEL_FILE).with_suffix(".bin").stat().st_size})
         with phases("golden"):
             prompts = tokenize_prompts(out_dir / "tokenizer.json", spec.max_seq_len)
@@ -112,23 +118,29 @@ class CpuEngineBuilder:
 
 
 class _Phases:
-    """Times phases and tells about their start and end."""
+    """Times phases, and tells which one runs and how much of the whole build is done."""
 
-    def __init__(self, on_progress: Progress) -> None:
+    def __init__(self, on_progress: Progress, spec: EngineSpec) -> None:
         self._on_progress = on_progress
+        quantise = {"quantise": quantising_cost(spec)} if spec.precision in QUANTISED else {}
+        costs = _COSTS | quantise
+        self._shares = {phase: cost / sum(costs.values()) for phase, cost in costs.items()}
+        self._before = 0.0
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        self._on_progress(phase, 0.0)
+        self._on_progress(phase, self._before)
         started = time.perf_counter()
         yield
         self.seconds[phase] = time.perf_counter() - started
-        self._on_progress(phase, 1.0)
+        self._before = min(1.0, self._before + self._shares[phase])
+        self._on_progress(phase, self._before)
 
     def reporter(self, phase: str) -> Any:
         """Returns a callback for fractions within a phase; its end is told by the phase itself."""
-        return lambda fraction: self._on_progress(phase, fraction) if fraction < 1 else None
+        before, share = self._before, self._shares[phase]
+        return lambda fraction: self._on_progress(phase, before + share * fraction) if fraction < 1 else None
 
 
 class _Checkpoint:

@@ -149,12 +149,19 @@ class _Builder:
         return op.multiply(self._vector(name, size), op.multiply(hidden, op.divide(self._f32(1.0), root)))
 
     def _rotary_tables(self) -> tuple[Any, Any]:
-        """cos and sin [B, 1, S, head_dim]; angles in float32 as transformers computes them."""
+        """cos and sin [B, 1, S, head_dim], looked up by position; angles in float32 as transformers computes them.
+
+        Computed from `position_ids` in the graph they would be bfloat16 on processors that compute in it, where
+        positions beyond 256 are rounded: a model that read 500 tokens then answered nonsense.
+        """
         op = self.op
-        positions = op.unsqueeze(op.convert(self.position_ids, "f32"), self._int([1, 3]))
-        angles = op.multiply(positions, self._f32(self.config.inverse_frequencies.reshape(1, 1, 1, -1)))
-        both = op.concat([angles, angles], -1)
-        return op.cos(both), op.sin(both)
+        positions = np.arange(self.config.max_seq_len, dtype=np.float32)[:, None]
+        angles = positions * self.config.inverse_frequencies.astype(np.float32)[None]
+        both = np.concatenate([angles, angles], axis=-1)
+        index = op.convert(self.position_ids, "i32")
+        tables = (op.gather(self._f32(table), index, self._int(0)) for table in (np.cos(both), np.sin(both)))
+        cos, sin = (op.unsqueeze(table, self._int([1])) for table in tables)
+        return cos, sin
 
     def _causal_mask(self) -> Any:
         """Additive mask [B, 1, S, T] for plain stateful runs; PagedAttention brings its own."""

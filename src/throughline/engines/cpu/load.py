@@ -6,6 +6,7 @@ from pathlib import Path
 
 from throughline.contracts.engine import EngineInfo
 from throughline.contracts.errors import EngineError
+from throughline.engines.cpu.guided import DETOKENIZER_FILE
 from throughline.engines.cpu.lint import with_overrides
 from throughline.engines.cpu.runtime import CpuEngineRuntime, machine_plan, pipeline_factory
 from throughline.engines.vocabulary import Vocabulary
@@ -24,7 +25,7 @@ def load_runtime(engine_dir: Path, info: EngineInfo, overrides: dict[str, object
     vocabulary = Vocabulary.from_tokenizer(engine_dir / "tokenizer.json", info.control_token_ids)
     factory = pipeline_factory(engine_dir, info, spec, machine_plan(spec))
     try:
-        return CpuEngineRuntime(info, spec, vocabulary, factory)
+        return CpuEngineRuntime(info, spec, vocabulary, factory, can_guide=(engine_dir / DETOKENIZER_FILE).is_file())
     except RuntimeError as error:
         raise EngineError(
             "OpenVINO cannot load the engine",

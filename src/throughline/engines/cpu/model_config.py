@@ -24,6 +24,7 @@ class DecoderConfig:
     """The facts that decide the graph of a dense decoder with rotary embeddings and RMSNorm.
 
     Attributes:
+        max_seq_len: Longest sequence that the engine will run.
         inverse_frequencies: RoPE's table, float64, `head_dim / 2` values, scaling applied.
         tied: Whether the output head is the embedding; None leaves it to the tensors.
     """
@@ -37,6 +38,7 @@ class DecoderConfig:
     num_key_value_heads: int
     head_dim: int
     max_position_embeddings: int
+    max_seq_len: int
     rms_norm_eps: float
     inverse_frequencies: npt.NDArray[np.float64]
     tied: bool | None
@@ -116,6 +118,7 @@ def read_decoder_config(values: Mapping[str, Any], max_seq_len: int) -> DecoderC
         num_key_value_heads=int(values.get("num_key_value_heads") or heads),
         head_dim=head_dim,
         max_position_embeddings=positions,
+        max_seq_len=max_seq_len,
         rms_norm_eps=float(values.get("rms_norm_eps", 1e-6)),
         inverse_frequencies=_inverse_frequencies(values, head_dim),
         tied=None if tied is None else bool(tied),

@@ -16,10 +16,12 @@ from throughline.contracts.engine import (
     EngineSpec,
     EngineStats,
     FinishReason,
+    GuidedDecodingParams,
     SamplingParams,
     StepOutput,
 )
 from throughline.contracts.errors import EngineError
+from throughline.engines.cpu.guided import DETOKENIZER_FILE, check_guide, structured_output
 from throughline.engines.cpu.lint import ComputePlan, kv_blocks, plan_compute
 from throughline.engines.cpu.openvino_env import cpu_supports, openvino, openvino_genai, processor
 from throughline.engines.cpu.requests import check_length, check_params, check_prompt
@@ -53,10 +55,17 @@ class CpuEngineRuntime:
         spec: Run-time settings, checked.
         vocabulary: Bytes of the tokens.
         pipeline_factory: Makes a fresh pipeline; called again when a pipeline has failed.
+        can_guide: Whether the engine has what guided decoding needs.
     """
 
     def __init__(
-        self, info: EngineInfo, spec: EngineSpec, vocabulary: Vocabulary, pipeline_factory: Callable[[], Any]
+        self,
+        info: EngineInfo,
+        spec: EngineSpec,
+        vocabulary: Vocabulary,
+        pipeline_factory: Callable[[], Any],
+        *,
+        can_guide: bool = False,
     ) -> None:
         self._genai = openvino_genai()
         self._tensor = openvino().Tensor
@@ -70,6 +79,7 @@ class CpuEngineRuntime:
         self._pending: list[StepOutput] = []
         self._next_id = 0
         self._generated = 0
+        self._can_guide = can_guide
 
     def submit(self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
         """See `EngineRuntime.submit`."""
@@ -79,6 +89,8 @@ class CpuEngineRuntime:
         try:
             ids = check_prompt(prompt_token_ids, self.info)
             check_params(params)
+            if params.guided_decoding is not None:
+                self._check_guide(params.guided_decoding)
             check_length(prompt_tokens, params.max_tokens, self.spec.max_seq_len)
         except EngineError as error:
             self._pending.append(StepOutput(request_id, (), "", "error", prompt_tokens, 0, str(error)))
@@ -147,6 +159,16 @@ class CpuEngineRuntime:
         self._waiting.clear()
         self._pending.clear()
         self._pipeline = _Closed()
+
+    def _check_guide(self, guide: GuidedDecodingParams) -> None:
+        check_guide(guide)
+        if not self._can_guide:
+            raise EngineError(
+                "engine was built without guided decoding",
+                where="guided_decoding",
+                seen=f"no {DETOKENIZER_FILE}",
+                fix="build the engine again",
+            )
 
     def _known(self, request_id: str) -> bool:
         ended = any(output.request_id == request_id for output in self._pending)
@@ -329,6 +351,8 @@ def generation_config(
     config.frequency_penalty = params.frequency_penalty
     if params.logprobs:
         config.logprobs = 1
+    if params.guided_decoding is not None:
+        config.structured_output_config = structured_output(genai, params.guided_decoding)
     return config
 
 

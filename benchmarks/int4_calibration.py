@@ -1,0 +1,189 @@
+"""Compares ways of making an INT4 engine: size, build time, distance from float32, exact match on held-out tickets.
+
+    python benchmarks/int4_calibration.py --checkpoint DIR --dataset DIR [--out FILE] [--only NAME …] [--tickets 200]
+
+`DIR` is an artifact's folder, or a Hugging Face folder and one with `train.parquet`, `validation.parquet` and
+`acceptance.jsonl`. Calibration takes training records only. The distance is measured on the answers of validation
+records, in float32 arithmetic, so that the weights alone differ; exact match goes through the engine as it is served.
+Variants that the result file has already are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from throughline import engines
+from throughline.contracts.engine import CalibrationData, EngineSpec
+from throughline.contracts.evaluation import SuiteSpec
+from throughline.data import calibration_records
+from throughline.engines.cpu.openvino_env import openvino, processor
+from throughline.evaluation.generate import generate
+from throughline.evaluation.questions import load_questions, select
+from throughline.evaluation.suite import score
+
+MIB = 2**20
+VARIANTS: dict[str, dict[str, Any]] = {
+    "f32": {"precision": "f32"},
+    "bf16": {"precision": "bf16"},
+    "int8": {"precision": "int8"},
+    "int4_rtn_g64": {},
+    "int4_rtn_g32": {"group_size": 32},
+    "int4_rtn_g64_sym": {"symmetric": True},
+    "mixed_free_0.8_g64": {"int4_ratio": 0.8},
+    "mixed_0.8_g64": {"int4_ratio": 0.8, "calibration": "mixed_precision"},
+    "mixed_0.65_g64": {"int4_ratio": 0.65, "calibration": "mixed_precision"},
+    "awq_g64": {"calibration": "awq"},
+    "scale_estimation_g64": {"calibration": "scale_estimation"},
+    "awq_scale_estimation_g64": {"calibration": "awq_scale_estimation"},
+    "gptq_g64": {"calibration": "gptq"},
+    "gptq_g32": {"calibration": "gptq", "group_size": 32},
+    "scale_estimation_0.8_g64": {"calibration": "scale_estimation", "int4_ratio": 0.8},
+    "awq_scale_estimation_0.8_g64": {"calibration": "awq_scale_estimation", "int4_ratio": 0.8},
+    "gptq_0.8_g64": {"calibration": "gptq", "int4_ratio": 0.8},
+}
+Logits = list[npt.NDArray[np.float32]]
+
+
+def held_out(dataset: Path, count: int) -> list[tuple[list[int], list[int]]]:
+    """Returns token ids of validation records and the positions whose logits predict the answer's tokens."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(dataset / "validation.parquet", columns=["input_ids", "labels"]).to_pylist()[:count]
+    return [
+        (row["input_ids"], [index - 1 for index, label in enumerate(row["labels"]) if label >= 0 and index])
+        for row in rows
+    ]
+
+
+def answer_logits(engine: Path, records: list[tuple[list[int], list[int]]]) -> Logits:
+    """Runs the engine's graph on whole records in float32; logits [answer tokens, vocabulary] of each."""
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "KV_CACHE_PRECISION": "f32"}
+    request = (
+        openvino().Core().compile_model(str(engine / "openvino_model.xml"), "CPU", settings).create_infer_request()
+    )
+    found = []
+    for ids, positions in records:
+        request.reset_state()
+        length = len(ids)
+        inputs = {
+            "input_ids": np.array([ids], np.int64),
+            "attention_mask": np.ones((1, length), np.int64),
+            "position_ids": np.arange(length, dtype=np.int64)[None],
+            "beam_idx": np.zeros(1, np.int32),
+        }
+        found.append(request.infer(inputs)["logits"][0, positions].copy())
+    return found
+
+
+def distance(reference: Logits, other: Logits) -> dict[str, float]:
+    """Mean KL(reference ‖ other) in nats, and the share of positions where both prefer the same token."""
+    divergences, agreements = [], []
+    for left, right in zip(reference, other, strict=True):
+        p, q = _log_softmax(left), _log_softmax(right)
+        divergences.append((np.exp(p) * (p - q)).sum(-1))
+        agreements.append(left.argmax(-1) == right.argmax(-1))
+    return {
+        "kl": round(float(np.concatenate(divergences).mean()), 6),
+        "top1_agreement": round(float(np.concatenate(agreements).mean()), 4),
+        "positions": sum(map(len, divergences)),
+    }
+
+
+def token_accuracy(logits: Logits, records: list[tuple[list[int], list[int]]]) -> float:
+    """Share of answer tokens that the model prefers when it is given what stands before them."""
+    hits = [
+        each.argmax(-1) == [ids[position + 1] for position in positions]
+        for each, (ids, positions) in zip(logits, records, strict=True)
+    ]
+    return round(float(np.concatenate(hits).mean()), 4)
+
+
+def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return result
+
+
+def exact_match(engine: Path, dataset: Path, tickets: int) -> dict[str, Any]:
+    """Asks held-out triage tickets through the engine, greedily and unconstrained."""
+    triage = [item for item in load_questions(dataset / "acceptance.jsonl") if item.task == "triage"]
+    spec = SuiteSpec(limit=tickets, bootstrap_samples=100)
+    questions = select(triage, spec)
+    runtime = engines.load(engine)
+    started = time.perf_counter()
+    try:
+        answers = generate(runtime, questions, spec)
+    finally:
+        runtime.close()
+    metrics = score(engine.name, questions, answers, spec).metrics
+    found = {name: metrics[name].as_dict() for name in ("triage_exact_match", "json_validity")}
+    return {**found, "seconds": round(time.perf_counter() - started, 1)}
+
+
+def measure(args: argparse.Namespace, values: dict[str, Any], scratch: Path, reference: Logits | None) -> Any:
+    """Builds one variant; returns its row and its logits."""
+    spec = EngineSpec.model_validate({"precision": "int4", "calib_size": args.records, **values})
+    data = None
+    if spec.calibration != "none":
+        data = CalibrationData(calibration_records(args.dataset, args.records, args.seed), args.dataset.name)
+    report = engines.build(args.checkpoint, spec, scratch, calibration=data)
+    records = held_out(args.dataset, args.held_out)
+    logits = answer_logits(scratch, records)
+    row: dict[str, Any] = {
+        "spec": values,
+        "weights_mib": round(report.info.weight_bytes / MIB, 1),
+        "build_seconds": {phase: round(value, 1) for phase, value in report.seconds.items()},
+        **distance(reference or logits, logits),
+        "token_accuracy": token_accuracy(logits, records),
+    }
+    if args.tickets:
+        row |= exact_match(scratch, args.dataset, args.tickets)
+    return row, logits
+
+
+def main() -> int:
+    """Measures what the result file lacks and writes it after each variant."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "int4_calibration.json")
+    parser.add_argument(
+        "--only", nargs="*", choices=sorted(VARIANTS), default=sorted(VARIANTS, key=list(VARIANTS).index)
+    )
+    parser.add_argument("--records", type=int, default=64, help="calibration records")
+    parser.add_argument("--held-out", type=int, default=32, help="validation records to measure the distance on")
+    parser.add_argument("--tickets", type=int, default=200, help="acceptance tickets, 0 for none")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of calibration records")
+    args = parser.parse_args()
+    result: dict[str, Any] = {"rows": {}}
+    if args.out.is_file():
+        result = json.loads(args.out.read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        row, reference = measure(
+            argparse.Namespace(**{**vars(args), "tickets": 0}), {"precision": "f32"}, Path(folder) / "f32", None
+        )
+        print(json.dumps({"reference": row}), flush=True)
+        for name in args.only:
+            if name in result["rows"]:
+                continue
+            row, _ = measure(args, VARIANTS[name], Path(folder) / name, reference)
+            result["rows"][name] = row
+            result |= {"machine": processor(), "records": args.records, "seed": args.seed}
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
+            print(json.dumps({name: row}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""One run of the line: its settings, and what its stages made or found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import Field
+
+from recipes import app, stage_seconds
+from throughline.artifacts import Artifact
+from throughline.contracts.config import StrictModel
+from throughline.contracts.evaluation import Evaluation, GatePolicy
+from throughline.reporting.stages import StageTable
+
+T = TypeVar("T")
+
+
+class StagesSpec(StrictModel):
+    """Overrides for each stage's own recipe."""
+
+    convert: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+    build: tuple[str, ...] = ()
+    evaluate: tuple[str, ...] = ()
+    deploy: tuple[str, ...] = ()
+    bench: tuple[str, ...] = ()
+
+
+class Config(app.RecipeConfig):
+    """Settings of `recipes.lifecycle`."""
+
+    model: app.ModelSpec
+    gate: GatePolicy
+    debug: str = "none"
+    stages: StagesSpec = StagesSpec()
+    precisions: tuple[str, ...] = Field(default=("bf16", "int8", "int4", "int4_rtn"), min_length=1)
+    compare_concurrency: int = Field(default=8, ge=1)
+    enforce_gate: bool = False
+
+    @property
+    def line(self) -> str:
+        """Names the runs whose stages take about as long as this one's."""
+        return f"{self.model.name}/{self.profile}/{self.debug}"
+
+
+@dataclass
+class Stage:
+    """A stage of this run: its artifacts, wall seconds now and when they were made, and whether all were found."""
+
+    name: str
+    artifacts: list[Artifact] = field(default_factory=list)
+    seconds_now: float = 0.0
+    found: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that making the artifacts took, in this run or an earlier one."""
+        return sum(item.manifest.seconds for item in self.artifacts)
+
+
+@dataclass
+class Run:
+    """Everything that a run made or found; `table` shows how far it is."""
+
+    config: Config
+    table: StageTable
+    stages: list[Stage] = field(default_factory=list)
+    dataset: Artifact | None = None
+    adapter: Artifact | None = None
+    engines: dict[str, Artifact] = field(default_factory=dict)
+    evaluated: dict[str, Artifact] = field(default_factory=dict)
+    sets: dict[str, dict[str, Evaluation]] = field(default_factory=dict)
+    raw_benchmarks: dict[str, Artifact] = field(default_factory=dict)
+    decision: dict[str, Any] = field(default_factory=dict)
+    serving: Artifact | None = None
+
+    def stage(self, name: str, work: Callable[[], T], artifacts: Callable[[T], Sequence[Artifact]]) -> T:
+        """Runs a stage, times it and shows what came out."""
+        store = self.config.store()
+        known = {item.digest for item in store.all()}
+        with self.table.stage(name) as row:
+            result = work()
+            made = list(artifacts(result))
+            row.found = all(item.digest in known for item in made)
+            row.text = ", ".join(item.short for item in made)
+        stage = Stage(name, made, row.seconds, row.found)
+        self.stages.append(stage)
+        if not stage.found:
+            stage_seconds.remember(store, self.config.line, name, stage.seconds)
+        return result
+
+    def each(self, names: Sequence[str]) -> Iterator[str]:
+        """Yields names, and tells the table how many of the stage's parts are done."""
+        for done, name in enumerate(names):
+            self.table.part(done, len(names))
+            yield name
+
+    def compose(self, recipe: str, schema: type[app.C], *overrides: str, last: Sequence[str] = ()) -> app.C:
+        """Composes a stage's own recipe with this run's profile, model, seed and paths.
+
+        The user's `stages.<recipe>` win over `overrides`, and `last` over both.
+        """
+        config = self.config
+        shared = [f"profile={config.profile}", f"seed={config.seed}", f"paths.home={config.paths.home}"]
+        shared += [
+            f"paths.model_repository={config.paths.model_repository}",
+            f"log.format={config.log.format}",
+        ]
+        own = getattr(config.stages, recipe, ())
+        composed = app.compose(recipe, [*shared, *overrides, *own, *last])
+        if "model" in schema.model_fields:
+            # Not as overrides: a system prompt or path may hold what Hydra's grammar reads as its own.
+            composed["model"] = config.model.model_dump(mode="json")
+        return app.to_schema(composed, schema)

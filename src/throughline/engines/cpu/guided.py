@@ -1,0 +1,134 @@
+"""Guided decoding on the CPU: OpenVINO GenAI's xgrammar, the vocabulary it needs, and what we check before it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from throughline.contracts.engine import GuidedDecodingParams
+from throughline.contracts.errors import EngineError
+from throughline.contracts.text import shorten
+from throughline.engines.cpu.openvino_env import openvino
+from throughline.engines.vocabulary import Vocabulary
+
+DETOKENIZER_FILE = "openvino_detokenizer.xml"
+# How GenAI names what TensorRT-LLM calls …
+_NAMES = {"json": "json_schema", "regex": "regex", "grammar": "grammar", "structural_tag": "structural_tags_config"}
+
+
+def save_detokenizer(vocabulary: Vocabulary, control_token_ids: Iterable[int], folder: Path) -> None:
+    """Writes the detokenizer model, whose vocabulary GenAI compiles grammars against.
+
+    Nothing else of a tokenizer is needed, and transformers is not imported for it. Control tokens have no
+    bytes, so that no string of a grammar can hold one.
+
+    Args:
+        vocabulary: The bytes of every token id, none for control tokens.
+        control_token_ids: At least one; GenAI fails on a detokenizer that skips none.
+        folder: The engine directory.
+    """
+    ov = openvino()
+    from openvino_tokenizers.tokenizer_pipeline import FuseStep, TokenizerPipeline, UTF8ValidateStep, VocabDecoderStep
+    from openvino_tokenizers.utils import change_inputs_type
+
+    skipped = sorted(control_token_ids)
+    pipeline = TokenizerPipeline(skip_tokens=skipped)
+    pipeline.add_steps([VocabDecoderStep(vocab=list(vocabulary.pieces), skip_tokens=skipped)])
+    pipeline.add_steps([FuseStep(), UTF8ValidateStep()])
+    model = pipeline.get_detokenizer_ov_subgraph()
+    # GenAI feeds int64.
+    change_inputs_type(model, ov.Type.i64)
+    ov.save_model(model, str(folder / DETOKENIZER_FILE))
+
+
+def structured_output(genai: Any, guide: GuidedDecodingParams) -> Any:
+    """Returns GenAI's `StructuredOutputConfig` of a guide that `check_guide` has passed."""
+    name, value = _given(guide)
+    return genai.StructuredOutputConfig(**{_NAMES[name]: value})
+
+
+def check_guide(guide: GuidedDecodingParams) -> None:
+    """Refuses what xgrammar could not compile, as far as that can be told from outside.
+
+    GenAI compiles a grammar within `step()`, where a fault costs every live request.
+
+    Raises:
+        EngineError: Naming the field and what is wrong with it.
+    """
+    name, value = _given(guide)
+    try:
+        if name == "regex":
+            re.compile(value)
+        elif name == "grammar":
+            if not re.search(r"^\s*root\s*::=", value, re.MULTILINE):
+                raise ValueError("no rule 'root ::= …'")
+        elif name == "json":
+            _check_schema(json.loads(value))
+        else:
+            _check_tag(json.loads(value))
+    except (ValueError, TypeError, re.error, RecursionError) as error:
+        raise EngineError(
+            "guided decoding cannot be compiled",
+            where=f"guided_decoding.{name}",
+            seen=str(error) or shorten(value),
+            fix="correct it as xgrammar wants it",
+        ) from None
+
+
+def _given(guide: GuidedDecodingParams) -> tuple[str, str]:
+    given = [(name, getattr(guide, name)) for name in _NAMES if getattr(guide, name) is not None]
+    if len(given) != 1:
+        raise EngineError(
+            "guided decoding needs exactly one description",
+            where="guided_decoding",
+            seen=", ".join(name for name, _ in given) or "none",
+            fix=f"give one of {', '.join(_NAMES)}",
+        )
+    return given[0]
+
+
+def _check_schema(schema: Any) -> None:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    if not isinstance(schema, dict | bool):
+        raise ValueError("a JSON schema is an object")
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise ValueError(error.message) from None
+
+
+def _check_tag(tag: Any) -> None:
+    if not isinstance(tag, dict) or tag.get("type") != "structural_tag" or not isinstance(tag.get("format"), dict):
+        raise ValueError('a structural tag is {"type": "structural_tag", "format": {…}}')
+    _check_format(tag["format"])
+
+
+def _check_format(item: Any) -> None:
+    """Walks the parts of a structural tag and checks those that we know the insides of."""
+    if not isinstance(item, dict) or not isinstance(item.get("type"), str):
+        raise ValueError(f"a part has a type, seen {shorten(item)}")
+    kind = item["type"]
+    if kind == "const_string":
+        if not isinstance(item.get("value"), str):
+            raise ValueError("const_string has a value")
+    elif kind == "json_schema":
+        _check_schema(item.get("json_schema"))
+    elif kind == "regex":
+        if not isinstance(item.get("pattern"), str):
+            raise ValueError("regex has a pattern")
+        re.compile(item["pattern"])
+    elif kind in ("sequence", "or"):
+        for element in item.get("elements") or [None]:
+            _check_format(element)
+    elif kind == "tag":
+        _check_format(item.get("content"))
+    elif kind in ("triggered_tags", "tags_with_separator"):
+        for element in item.get("tags") or [None]:
+            _check_format({"type": "tag"} | element if isinstance(element, dict) else element)
+    elif kind not in ("any_text", "grammar"):
+        raise ValueError(f"unknown type {kind!r}")
