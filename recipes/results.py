@@ -89,7 +89,7 @@ def pairwise_table(
                     fmt.percent(found.candidate),
                     found.only_reference,
                     found.only_candidate,
-                    fmt.percent(found.difference, found.low, found.high),
+                    fmt.points(found.difference, found.low, found.high),
                     found.n,
                 ]
             )
@@ -102,7 +102,7 @@ def pairwise_table(
         Column("difference"),
         Column("questions"),
     ]
-    note = "only …: questions that one of the two has as 1; difference with Tango's 95 % interval for pairs"
+    note = "only …: questions that one of the two has as 1; difference in percentage points with Tango's 95 % interval for pairs"
     return Table(
         f"Against {reference} on the same questions of the set {asked.replace('_', ', ')}", columns, rows, note
     )
