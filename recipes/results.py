@@ -102,7 +102,7 @@ def pairwise_table(
         Column("difference"),
         Column("questions"),
     ]
-    note = "only …: questions that one of the two has as 1; difference in percentage points with Tango's 95 % interval for pairs"
+    note = "only …: questions that one of the two has as 1; difference with Tango's 95 % interval for pairs"
     return Table(
         f"Against {reference} on the same questions of the set {asked.replace('_', ', ')}", columns, rows, note
     )
