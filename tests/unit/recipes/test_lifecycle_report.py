@@ -181,4 +181,4 @@ def test_page_and_json_hold_the_same_figures(run: Run, tmp_path: Path, capsys: p
     assert values["report"]["verdict"] in page.read_text()
     lifecycle_report.show(run)
     printed = capsys.readouterr().out
-    assert "✕ NO_GO" in printed and f"verdict  {values['report']['verdict']}" in printed
+    assert "✕\u00a0NO_GO" in printed and f"verdict  {values['report']['verdict']}" in printed
