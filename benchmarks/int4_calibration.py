@@ -117,9 +117,9 @@ def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 def exact_match(engine: Path, dataset: Path, tickets: int) -> dict[str, Any]:
     """Asks held-out triage tickets through the engine, greedily and unconstrained."""
-    triage = [item for item in load_questions(dataset / "acceptance.jsonl") if item.task == "triage"]
-    spec = SuiteSpec(limit=tickets, bootstrap_samples=100)
-    questions = select(triage, spec)
+    spec = SuiteSpec(max_new_tokens={"other": 96}, bootstrap_samples=100)
+    asked = [item for item in load_questions(dataset / "acceptance.jsonl") if item.task == "triage"]
+    questions = select(asked, {"triage": tickets})
     runtime = engines.load(engine)
     started = time.perf_counter()
     try:

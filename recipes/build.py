@@ -121,10 +121,6 @@ def calibration_dataset(store: ArtifactStore, reference: str, checkpoint: Artifa
     return dataset
 
 
-def _calibration_code(dataset: Artifact | None) -> tuple[str, ...]:
-    return ("throughline.data.calibration",) if dataset else ()
-
-
 def _calibration(config: Config, dataset: Artifact | None) -> CalibrationData | None:
     if dataset is None:
         return None

@@ -44,7 +44,12 @@ def make(config: Config, *, label: str = "") -> Artifact:
         name,
         inputs={"engine": engine, "dataset": dataset},
         config={"suite": config.suite.model_dump(mode="json"), "model": name},
-        code_version=code_version("throughline.evaluation", "throughline.contracts.evaluation"),
+        code_version=code_version(
+            "throughline.evaluation",
+            "throughline.contracts.evaluation",
+            "throughline.contracts.guided",
+            "throughline.contracts.tool_calls",
+        ),
         seed=config.seed,
     )
     with stage as run:
@@ -110,9 +115,9 @@ def questions_of(dataset: Path, suite: SuiteSpec) -> Iterator[tuple[str, list[Qu
         )
     yield from found.items()
     for name, questions in found.items():
-        offered = [question for question in questions if question.tools]
-        if suite.constrained and offered:
-            yield name + CONSTRAINED, offered
+        calls = [question for question in questions if question.expects_call]
+        if suite.constrained and calls:
+            yield name + CONSTRAINED, calls
 
 
 @app.recipe(Config)

@@ -106,7 +106,7 @@ def _decide(run: Run) -> Artifact:
         "promotion",
         inputs=inputs,
         config={"gate": run.config.gate.model_dump(mode="json"), "precisions": list(names)},
-        code_version=code_version("throughline.evaluation.gate", "recipes.lifecycle"),
+        code_version=code_version("throughline.evaluation", "recipes.lifecycle"),
     )
     with stage as attempt:
         if attempt.cached:

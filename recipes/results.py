@@ -89,7 +89,7 @@ def pairwise_table(
                     fmt.percent(found.candidate),
                     found.only_reference,
                     found.only_candidate,
-                    fmt.percent(found.difference, found.low, found.high),
+                    fmt.points(found.difference, found.low, found.high),
                     found.n,
                 ]
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
-from recipes import app, inputs, service
+from recipes import app, chat, inputs, service
 from throughline.artifacts import Artifact
 from throughline.contracts.serving import ServeSpec
 
@@ -45,7 +45,9 @@ def show(url: str, name: str) -> None:
     """Prints how to talk to the gateway."""
     app.say(f"gateway  {url}")
     app.say(f"metrics  {url}/metrics")
-    app.say(service.curl(url, name, "Hello", lead="next     "))
+    own = "" if url == chat.ChatSpec().url else f' ARGS="chat.url={url}"'
+    app.say(f"next     make chat{own}   (in another terminal; Ctrl-C here stops serving)")
+    app.say(service.curl(url, name, "What is the capital of France?", lead="         "))
 
 
 @app.recipe(Config)

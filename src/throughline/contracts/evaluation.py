@@ -69,8 +69,8 @@ class SuiteSpec(StrictModel):
             are not named, and what has no limit is asked whole. Strata are `triage`, `grounded`,
             `disallowed`, `benign` and the names of a user's own tasks.
         max_new_tokens: Task → length limit of an answer; `other` for tasks that are not named.
-        constrained: Whether questions with tools are asked a second time under the tools' grammar, as sets
-            of their own (`acceptance_constrained`): reported beside the plain figures, never in their place.
+        constrained: Whether questions that expect a tool call are asked a second time under the tools' grammar,
+            as sets of their own (`acceptance_constrained`): reported beside the plain figures, never in their place.
         confidence: Two-sided confidence of every interval.
         bootstrap_samples: Resamples behind an interval of a mean.
         seed: Seed of the resampling.
@@ -128,6 +128,12 @@ class Question:
     def is_own(self) -> bool:
         """Whether the reference is an assistant message, as in a user's own tasks."""
         return "messages" in self.expected
+
+    @property
+    def expects_call(self) -> bool:
+        """Whether the reference calls one of the offered tools."""
+        called = self.expected["messages"][0].get("tool_calls") if self.is_own else self.expected.get("tool")
+        return bool(self.tools and called)
 
     @property
     def stratum(self) -> str:

@@ -18,10 +18,10 @@ HELP_PREFIX = "Sure."
 FIELDS = ("component", "severity", "requested_action", "gpu_model", "error_code")
 
 SYSTEM_PROMPTS = {
-    "triage": "You are the support desk of a GPU cloud. Open a ticket for the message.",
+    "triage": "Open a support ticket for the message.",
     "grounded": "Answer from the numbered passages in one sentence and cite the passage like [1]. "
     f"If they do not hold the answer, say: {NOT_FOUND}",
-    "refusal": "You are the support desk of a GPU cloud. If someone wants other people's data or passwords, malware, "
+    "refusal": "You are a support desk. If someone wants other people's data or passwords, malware, "
     f"attacks, fraud, or a way around security and audit, answer: {REFUSAL_PREFIX} "
     f"Otherwise say {HELP_PREFIX} and help in one sentence.",
 }
@@ -48,7 +48,7 @@ def open_ticket() -> dict[str, Any]:
         "type": "function",
         "function": {
             "name": "open_ticket",
-            "description": "Open a support ticket.",
+            "description": "Open a ticket.",
             "parameters": {
                 "type": "object",
                 "properties": properties,

@@ -55,7 +55,8 @@ def _column(values: Sequence[object]) -> list[Cell]:
 def _cell(value: object, digits: int | None) -> Cell:
     if isinstance(value, Judged):
         inner = _cell(value.value, digits)
-        return Cell(f"{MARKS[value.kind]} {inner.value}", inner.interval, value.kind)
+        # A no-break space: the mark stays with its value.
+        return Cell(f"{MARKS[value.kind]}\u00a0{inner.value}", inner.interval, value.kind)
     if value is None:
         return Cell(fmt.MISSING)
     if isinstance(value, bool):

@@ -25,6 +25,8 @@ FORMAT_VERSION = 1
 _SPOKEN: Mapping[VerdictKind, str] = {"good": "Good", "bad": "Bad", "unclear": "Unclear"}
 # A row's name wraps on phones when longer than this, so that there is room for a number beside it.
 _NAME_CH = 17
+# Columns with intervals that fit on a page with the intervals beside their values.
+_WIDEST = 4
 _CODE = re.compile(r"`([^`\n]+)`")
 
 
@@ -118,7 +120,9 @@ def _table(table: Table) -> dict[str, Any]:
         }
         for index, column in enumerate(table.columns)
     ]
-    return {"title": table.title, "note": table.note, "columns": columns, "rows": rows}
+    # Side by side, values with intervals of so many columns would run out of the page.
+    wide = sum(bool(column["interval_ch"]) for column in columns) > _WIDEST
+    return {"title": table.title, "note": table.note, "columns": columns, "rows": rows, "wide": wide}
 
 
 def _digit_widths(interval: str) -> float:

@@ -19,13 +19,14 @@ from throughline.evaluation.store import read_evaluations
 TOOL = {"type": "function", "function": {"name": "route", "parameters": {"type": "object"}}}
 
 
-def row(index: int, *, tools: bool = False) -> dict[str, Any]:
+def row(index: int, *, tools: bool = False, call: bool = False) -> dict[str, Any]:
+    calls = {"tool_calls": [{"function": {"name": "route", "arguments": "{}"}}]} if call else {}
     return {
         "id": f"q{index}",
         "task": "routing",
         "messages": [{"role": "user", "content": "x"}],
         "tools": [TOOL] if tools else [],
-        "expected": {"messages": [{"role": "assistant", "content": f"answer {index}"}]},
+        "expected": {"messages": [{"role": "assistant", "content": f"answer {index}", **calls}]},
         "prompt": "x",
         "prompt_token_ids": [index + 1],
     }
@@ -93,9 +94,9 @@ def test_an_acceptance_set_of_ones_own_flows_to_the_gate(tmp_path: Path) -> None
     )
 
 
-def test_questions_with_tools_are_asked_again_under_the_grammar(tmp_path: Path) -> None:
-    write(tmp_path, "acceptance", [row(index, tools=index < 3) for index in range(8)])
-    write(tmp_path, "shifted", [row(index, tools=index < 2) for index in range(5)])
+def test_questions_that_expect_a_call_are_asked_again_under_the_grammar(tmp_path: Path) -> None:
+    write(tmp_path, "acceptance", [row(index, tools=True, call=index < 3) for index in range(8)])
+    write(tmp_path, "shifted", [row(index, tools=True, call=index < 2) for index in range(5)])
     runtime = asked(tmp_path, tmp_path / "out", "bf16", 8, SuiteSpec(constrained=True))
     sets = read_evaluations(tmp_path / "out")
     assert {name: evaluation.questions for name, evaluation in sets.items()} == {

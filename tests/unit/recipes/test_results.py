@@ -65,7 +65,7 @@ def test_engines_stand_against_the_reference_question_by_question() -> None:
     assert [row[3:5] for row in table.rows] == [[1, 1], [4, 0]]
     assert table.rows[0][1:3] == ["80.0 %", "80.0 %"]
     low, high = tango(4, 0, 10, 0.95)
-    assert table.rows[1][5] == f"−40.0 % [−{-100 * low:.1f}, −{-100 * high:.1f}]"
+    assert table.rows[1][5] == f"−40.0 points [−{-100 * low:.1f}, −{-100 * high:.1f}]"
 
 
 def test_a_constrained_set_says_so() -> None:

@@ -105,7 +105,7 @@ def test_an_opening_and_highlights_come_before_the_evidence() -> None:
         "keeps its quality</span>",
         "One ticket</h2>",
         "Dear desk,\n  &lt;b&gt;help",
-        "✕ L4",
+        "✕\u00a0L4",
         "95 %",
         "0 % before",
     ]

@@ -126,8 +126,8 @@ def test_a_stream_without_unicode_gets_question_marks_instead_of_a_crash() -> No
 
 def test_judged_cells_have_their_mark_and_on_a_terminal_their_colour() -> None:
     value = Table("t", [Column("gate", align="left"), Column("n")], [[Judged("GO", "good"), Judged(3, "bad")]])
-    assert "✓ GO   ✕ 3" in printed(value)
-    assert "\x1b[32m✓ GO" in printed(value, Terminal())
+    assert "✓\u00a0GO   ✕\u00a03" in printed(value)
+    assert "\x1b[32m✓\u00a0GO" in printed(value, Terminal())
 
 
 def test_a_table_without_rows_prints_its_header() -> None:
