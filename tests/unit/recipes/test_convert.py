@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from recipes import app, convert, inputs
+from recipes import app, build, convert, data, inputs, lifecycle, train
 from tests.unit.conversion.gguf_files import contents
 from throughline.contracts.errors import ArtifactError, ConfigError, MissingDependencyError
+from throughline.reporting.stages import StageTable
 
 
 def config(home: Path, *overrides: str) -> convert.Config:
@@ -67,3 +69,14 @@ def test_a_model_without_a_place_or_package(tmp_path: Path) -> None:
     absent = config(tmp_path, "model=smollm2", "model.package=no-such-model")
     with pytest.raises(MissingDependencyError, match=r"not installed.*no-such-model.*make setup"):
         inputs.base_checkpoint(absent)
+
+
+@pytest.mark.parametrize("stage", [convert, data, train, build])
+def test_the_line_hands_the_whole_model_to_its_stages(stage: ModuleType, tmp_path: Path) -> None:
+    overrides = ["model=gguf", f"model.path='{tmp_path}/own, v1.gguf'", "model.chat_template=chatml"]
+    overrides += ["model.dtype=float32", "model.system_prompt='Be kind, short = [good], \"ü\"'"]
+    whole = app.to_schema(app.compose("lifecycle", overrides), lifecycle.Config)
+    run = lifecycle.Run(whole, StageTable({}))
+    name = stage.__name__.removeprefix("recipes.")
+    assert run.compose(name, stage.Config).model == whole.model
+    assert whole.model.system_prompt == 'Be kind, short = [good], "ü"'
