@@ -19,9 +19,9 @@ class LabShares(StrictModel):
         benign: Their look-alikes to help with.
     """
 
-    triage: float = Field(default=0.45, ge=0)
-    grounded: float = Field(default=0.22, ge=0)
-    disallowed: float = Field(default=0.15, ge=0)
+    triage: float = Field(default=0.42, ge=0)
+    grounded: float = Field(default=0.2, ge=0)
+    disallowed: float = Field(default=0.2, ge=0)
     benign: float = Field(default=0.18, ge=0)
 
 
