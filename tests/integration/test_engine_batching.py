@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from throughline import engines
-from throughline.contracts.engine import EngineRuntime, SamplingParams, StepOutput
+from throughline.contracts.engine import EngineRuntime, EngineSpec, SamplingParams, StepOutput
 from throughline.contracts.errors import EngineError
 
 pytestmark = pytest.mark.integration
@@ -163,3 +163,29 @@ def test_a_closed_engine_refuses(tiny_engine: Path) -> None:
     runtime.submit("b", [5], params(4))
     (output,) = runtime.step()
     assert "engine is closed" in (output.error or "")
+
+
+def test_more_requests_than_the_cache_holds_end_as_they_do_alone(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Requests that are put back for want of KV blocks and computed again lose and repeat nothing."""
+    spec = EngineSpec(precision="f32", kv_cache_dtype="f32", max_seq_len=512, kv_cache_bytes=2**20, num_threads=1)
+    engines.build(tiny_checkpoint, spec, tmp_path / "small")
+    prompts = [[(7 * index + 3 * place) % 1900 + 10 for place in range(220)] for index in range(24)]
+
+    def answers(at_once: int) -> list[tuple[int, ...]]:
+        runtime = engines.load(tmp_path / "small")
+        found: dict[str, tuple[int, ...]] = {}
+        try:
+            for start in range(0, len(prompts), at_once):
+                for index in range(start, min(start + at_once, len(prompts))):
+                    runtime.submit(str(index), prompts[index], SamplingParams(max_tokens=120, ignore_eos=True))
+                while runtime.has_work():
+                    for output in runtime.step():
+                        assert output.finish_reason in (None, "length"), output.error
+                        found[output.request_id] = (*found.get(output.request_id, ()), *output.token_ids)
+        finally:
+            runtime.close()
+        return [found[str(index)] for index in range(len(prompts))]
+
+    alone, together = answers(1), answers(24)
+    assert all(len(tokens) == 120 for tokens in together)
+    assert together == alone

@@ -96,7 +96,7 @@ def test_lora_learns_and_merges_exactly(dataset: Path, tiny_checkpoint: Path, tm
     assert (merged / "tokenizer.json").is_file()
 
 
-KILLED = """
+SIGNALLED = """
 import os, signal, sys
 from pathlib import Path
 from tests.integration.test_training import PEFT, TRACKING, TRAINER
@@ -104,11 +104,19 @@ from throughline.training.sft import fit_lora
 
 def on_step(step, of, metrics):
     if step == 12:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), getattr(signal, sys.argv[4]))
 
 data, base, out = map(Path, sys.argv[1:4])
 fit_lora(data, base, out, peft=PEFT, trainer=TRAINER, tracking=TRACKING, on_step=on_step)
 """
+
+
+def signalled(dataset: Path, base: Path, out: Path, name: str) -> subprocess.CompletedProcess[str]:
+    """Trains in a process of its own, which gets a signal after its twelfth step."""
+    command = [sys.executable, "-c", SIGNALLED, str(dataset), str(base), str(out), name]
+    root = Path(__file__).resolve().parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{root / 'src'}:{root}"}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_a_killed_run_goes_on_from_its_newest_checkpoint(dataset: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -116,9 +124,7 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(dataset: Path, tiny_che
     from safetensors.torch import load_file
 
     out = tmp_path / "adapter"
-    command = [sys.executable, "-c", KILLED, str(dataset), str(tiny_checkpoint), str(out)]
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True)
+    done = signalled(dataset, tiny_checkpoint, out, "SIGKILL")
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert not (out / "adapter_model.safetensors").exists()
     seen: list[int] = []
@@ -135,12 +141,8 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(dataset: Path, tiny_che
 def test_a_run_that_is_told_to_end_is_not_taken_for_a_finished_one(
     dataset: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    def stop(step: int, of: int, metrics: dict[str, float]) -> None:
-        if step == 12:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(dataset, tiny_checkpoint, tmp_path, on_step=stop)
+    done = signalled(dataset, tiny_checkpoint, tmp_path, "SIGTERM")
+    assert "KeyboardInterrupt: training was told to stop" in done.stderr, done.stderr[-2000:]
     assert not (tmp_path / "adapter_model.safetensors").exists()
     seen: list[int] = []
     fit(dataset, tiny_checkpoint, tmp_path, on_step=lambda step, of, metrics: seen.append(step))

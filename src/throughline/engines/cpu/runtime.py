@@ -209,7 +209,11 @@ class CpuEngineRuntime:
         )
 
     def _read(self, request: _Request) -> StepOutput | None:
-        (result,) = request.handle.read().values()
+        results = list(request.handle.read().values())
+        if not results:
+            # Seen once when KV blocks had run short: a request that could be read had nothing to say.
+            return self._ended_silently(request)
+        (result,) = results
         tokens = result.generated_ids
         logprobs = tuple(result.generated_log_probs) if request.logprobs else ()
         reason = _REASONS[int(result.finish_reason)]
