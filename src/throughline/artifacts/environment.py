@@ -20,6 +20,8 @@ PACKAGES = (
     "nemo-automodel",
     "torch",
     "transformers",
+    "tokenizers",
+    "gguf",
     "peft",
     "datasets",
     "openvino",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 from dataclasses import dataclass
@@ -77,5 +78,12 @@ def packaged_file(package: str, file: str) -> Origin:
 
 
 def _sha256(path: Path) -> str:
+    status = path.stat()
+    return _digest(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _digest(path: Path, _size: int, _modified: int) -> str:
+    # Several stages of one run ask for the same file.
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
