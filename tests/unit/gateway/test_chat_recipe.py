@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pty
@@ -153,12 +154,14 @@ def test_the_prompt_takes_commands_and_pasted_lines(
     )
     os.close(other)
     seen = ""
+    # A terminal's output ends anywhere, within a character too.
+    decoder = codecs.getincrementaldecoder("utf-8")()
 
     def read_until(mark: str) -> None:
         nonlocal seen
         while mark not in seen:
             assert select.select([own], [], [], 60)[0], seen
-            seen += os.read(own, 65536).decode()
+            seen += decoder.decode(os.read(own, 65536))
         seen = seen.partition(mark)[2]
 
     read_until("> ")
