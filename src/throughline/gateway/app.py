@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -59,7 +60,11 @@ class GatewayApp:
         await receive()
         await self.models.open()
         await send({"type": "lifespan.startup.complete"})
-        await receive()
+        try:
+            await receive()
+        except asyncio.CancelledError:
+            # A second Ctrl-C ends at once, which is no fault to print.
+            return
         await self.models.close()
         await send({"type": "lifespan.shutdown.complete"})
 
