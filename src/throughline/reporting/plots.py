@@ -69,12 +69,9 @@ def svg(plot: Plot, *, prefix: str | None = None) -> str:
         _dress(figure, axes)
         buffer = io.StringIO()
         with warnings.catch_warnings():
-            # The browser has the letters that DejaVu lacks; their width is a guess until then.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            # Texts too wide for the figure: it is drawn all the same, with matplotlib's fixed margins.
-            warnings.filterwarnings("ignore", message="constrained_layout not applied")
-            # Values nearer than a float can tell apart: matplotlib widens the axis itself.
-            warnings.filterwarnings("ignore", message="Attempting to set identical low and high")
+            # Letters that DejaVu lacks, texts wider than the figure, values nearer than a float can tell apart:
+            # matplotlib draws them all the same, and what a user brings must not end a report.
+            warnings.simplefilter("ignore", UserWarning)
             draw(axes, plot)
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return inline_svg(buffer.getvalue(), prefix=prefix or plot_id(plot), label=describe(plot))
