@@ -1,7 +1,8 @@
 # The front door. `make run` and `make test` set everything up themselves; see README.md.
 PYTHON ?= python3.11
 BIN := .venv/bin
-export OMP_WAIT_POLICY ?= PASSIVE
+# Idle threads of torch sleep soon: two processes that spin for each other are eight times as slow (docs/log.md).
+export GOMP_SPINCOUNT ?= 1000
 export WANDB_MODE ?= offline
 export HYDRA_FULL_ERROR ?= 0
 

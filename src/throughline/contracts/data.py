@@ -19,10 +19,10 @@ class LabShares(StrictModel):
         benign: Their look-alikes to help with.
     """
 
-    triage: float = Field(default=0.42, ge=0)
-    grounded: float = Field(default=0.2, ge=0)
-    disallowed: float = Field(default=0.2, ge=0)
-    benign: float = Field(default=0.18, ge=0)
+    triage: float = Field(default=0.3, ge=0)
+    grounded: float = Field(default=0.21, ge=0)
+    disallowed: float = Field(default=0.25, ge=0)
+    benign: float = Field(default=0.24, ge=0)
 
 
 class DataSpec(StrictModel):

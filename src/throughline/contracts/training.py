@@ -44,6 +44,8 @@ class TrainerSpec(StrictModel):
         global_batch_size: Records in one optimiser step, over all ranks.
         local_batch_size: Records in one forward pass of one rank.
         max_tokens_per_batch: Most record tokens in one forward pass; long records make smaller batches.
+        group_by_task: One forward pass has records of one task alone: they begin alike, and equal beginnings are
+            computed once.
         lr: Peak learning rate; cosine decay to `min_lr_ratio` of it after `lr_warmup_steps`.
         betas: AdamW's decay rates of its two moments.
         weight_decay: AdamW's decoupled weight decay.
@@ -65,6 +67,7 @@ class TrainerSpec(StrictModel):
     global_batch_size: int = Field(default=4, ge=1)
     local_batch_size: int = Field(default=4, ge=1)
     max_tokens_per_batch: int = Field(default=4096, ge=16)
+    group_by_task: bool = True
     lr: float = Field(default=1e-3, gt=0)
     min_lr_ratio: float = Field(default=0.05, ge=0, le=1)
     lr_warmup_steps: int = Field(default=10, ge=0)

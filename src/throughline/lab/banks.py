@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from throughline.contracts.config import StrictModel, parse
+from throughline.contracts.errors import ConfigError
 
 SetName = Literal["train", "probe", "acceptance", "shifted"]
 Phrases = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -47,6 +49,15 @@ class Voice(StrictModel):
     noise: Phrases
     closing: Phrases
     layouts: Phrases
+
+    @field_validator("layouts")
+    @classmethod
+    def _say_what_decides(cls, layouts: tuple[str, ...]) -> tuple[str, ...]:
+        for layout in layouts:
+            for part in ("{symptom}", "{cue}", "{wish}"):
+                if part not in layout:
+                    raise ValueError(f"{part} is missing in the layout {layout!r}; its tickets could not be labelled")
+        return layouts
 
 
 class TriageBank(StrictModel):
@@ -113,8 +124,20 @@ class EntityBank(StrictModel):
 
 
 def raw(name: str) -> Any:
-    """Returns `banks/<name>.yaml` as plain values."""
-    return yaml.safe_load(files(__package__).joinpath("banks", f"{name}.yaml").read_text(encoding="utf-8"))
+    """Returns `banks/<name>.yaml` as plain values.
+
+    Raises:
+        ConfigError: If the file is no YAML.
+    """
+    try:
+        return yaml.safe_load(files(__package__).joinpath("banks", f"{name}.yaml").read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            "phrase bank is no YAML",
+            where=f"lab/banks/{name}.yaml",
+            seen=" ".join(str(error).split()),
+            fix="correct the line; a phrase with ': ' or a leading '{' needs quotes",
+        ) from None
 
 
 def _load(model: type[M], name: str) -> M:
@@ -130,7 +153,9 @@ def entities() -> EntityBank:
 @cache
 def triage() -> TriageBank:
     """Returns the rules of triage and the voices of training and acceptance."""
-    return _load(TriageBank, "triage")
+    bank = _load(TriageBank, "triage")
+    _check_voices(bank, bank.voices, where="lab/banks/triage.yaml:voices")
+    return bank
 
 
 def voices(split: SetName) -> dict[str, Voice]:
@@ -160,4 +185,30 @@ def _refusal() -> RefusalBank:
 
 @cache
 def _shifted() -> ShiftedBank:
-    return _load(ShiftedBank, "shifted")
+    bank = _load(ShiftedBank, "shifted")
+    _check_voices(triage(), bank.triage, where="lab/banks/shifted.yaml:triage")
+    return bank
+
+
+def _check_voices(bank: TriageBank, voices: dict[str, Voice], *, where: str) -> None:
+    """Every voice must be able to say every value, and nothing else.
+
+    Raises:
+        ConfigError: With the first voice that cannot.
+    """
+    wanted: dict[str, Mapping[str, object]] = {
+        "symptoms": bank.components,
+        "cues": bank.severities,
+        "wishes": bank.actions,
+    }
+    for name, voice in voices.items():
+        for part, values in wanted.items():
+            found = getattr(voice, part).keys()
+            missing, unknown = sorted(values.keys() - found), sorted(found - values.keys())
+            if missing or unknown:
+                raise ConfigError(
+                    "voice does not fit the values of the tool's schema",
+                    where=f"{where}.{name}.{part}",
+                    seen=f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}",
+                    fix="give phrases for each value of lab/banks/triage.yaml, and for no other",
+                )

@@ -28,10 +28,10 @@ Record = dict[str, Any]
 HELD_OUT: Mapping[SetName, Mapping[str, int]] = {
     "acceptance": {"triage": 400, "grounded": 150, "disallowed": 150, "benign": 150},
     "shifted": {"triage": 200, "grounded": 50, "disallowed": 50, "benign": 50},
-    "probe": {"triage": 48, "grounded": 16, "disallowed": 16, "benign": 16},
+    "probe": {"triage": 120, "grounded": 40, "disallowed": 40, "benign": 40},
 }
 # An exam that changed with the seed could not compare two seeds.
-HELD_OUT_SEED = 0
+HELD_OUT_SEED = 1
 
 
 @dataclass(frozen=True)

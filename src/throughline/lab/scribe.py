@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
 
+from throughline.contracts.errors import ConfigError
+from throughline.contracts.text import did_you_mean
 from throughline.lab import banks
 from throughline.lab.banks import SetName
 
@@ -66,12 +68,19 @@ class Scribe:
         """Returns a new value of an entity.
 
         Raises:
-            KeyError: If entities.yaml has neither a list nor a pattern of that name.
+            ConfigError: If entities.yaml has neither a list nor a pattern of that name.
         """
         if name in self._bank.patterns:
             pattern = self.rng.choice(self._bank.patterns[name])
             return _SLOT.sub(lambda match: self.fresh(match.group(1)), _SIGNS.sub(self._sign, pattern))
-        lists = self._bank.lists[name]
+        lists = self._bank.lists.get(name)
+        if lists is None:
+            raise ConfigError(
+                "a phrase has a slot that nothing fills",
+                where="lab/banks/entities.yaml",
+                seen=f"{{{name}}}",
+                fix=did_you_mean(name, [*self._bank.lists, *self._bank.patterns]),
+            )
         return self.rng.choice(lists["all"] if "all" in lists else lists[self.split])
 
     def _sign(self, match: re.Match[str]) -> str:

@@ -13,7 +13,9 @@ from throughline.training.packing import Record, pack, plan
 
 
 def read_records(path: Path) -> list[Record]:
-    """Reads the Parquet columns `input_ids` and `labels` (int lists of equal length; -100 where no loss looks).
+    """Reads the Parquet columns `input_ids` and `labels`, and `task` where it is there.
+
+    `input_ids` and `labels` are int lists of equal length; -100 where no loss looks.
 
     Raises:
         DataError: If the file is missing, has other columns, or holds no record.
@@ -22,14 +24,15 @@ def read_records(path: Path) -> list[Record]:
 
     if not path.is_file():
         raise DataError("tokenised dataset is missing", where=str(path), fix="run `python -m recipes.data`")
-    missing = {"input_ids", "labels"} - set(pq.read_schema(path).names)  # type: ignore[no-untyped-call]
+    found = set(pq.read_schema(path).names)  # type: ignore[no-untyped-call]
+    missing = {"input_ids", "labels"} - found
     if missing:
         raise DataError(
             "tokenised dataset lacks columns", where=str(path), seen=sorted(missing), fix="run `python -m recipes.data`"
         )
-    table = pq.read_table(path, columns=["input_ids", "labels"])  # type: ignore[no-untyped-call]
-    columns = (table[name].to_pylist() for name in ("input_ids", "labels"))
-    records = [Record(ids, labels) for ids, labels in zip(*columns, strict=True)]
+    names = [name for name in ("input_ids", "labels", "task") if name in found]
+    table = pq.read_table(path, columns=names)  # type: ignore[no-untyped-call]
+    records = list(map(Record, *(table[name].to_pylist() for name in names)))
     if not records:
         raise DataError("tokenised dataset is empty", where=str(path), fix="run `python -m recipes.data`")
     return records
@@ -55,6 +58,7 @@ class PackedDataset:
         path: See `read_records`.
         batch_size: Most records in a pack.
         max_tokens_per_batch: Most record tokens in a pack.
+        group_by_task: Whether a pack holds records of one task alone.
         max_tokens, max_steps: Where the epochs end, see `packing.plan`; 0 and 0 for one epoch.
         multiple: The number of packs is cut to a multiple of it, so that every optimiser step is whole.
         seed: Seed of the order.
@@ -72,6 +76,7 @@ class PackedDataset:
         path: str,
         batch_size: int,
         max_tokens_per_batch: int,
+        group_by_task: bool = True,
         max_tokens: int = 0,
         max_steps: int = 0,
         multiple: int = 1,
@@ -82,6 +87,7 @@ class PackedDataset:
         records = records[:limit] if limit else records
         packs = plan(
             [len(record.input_ids) for record in records],
+            [record.task for record in records] if group_by_task else None,
             batch_size=batch_size,
             most_tokens=max_tokens_per_batch,
             max_tokens=max_tokens,

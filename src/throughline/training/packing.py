@@ -20,10 +20,11 @@ LEAST_SHARED = 16
 
 @dataclass(frozen=True)
 class Record:
-    """A rendered conversation: `labels[i]` is `input_ids[i]` where the loss looks, else -100."""
+    """A rendered conversation of a task: `labels[i]` is `input_ids[i]` where the loss looks, else -100."""
 
     input_ids: Sequence[int]
     labels: Sequence[int]
+    task: str = ""
 
     @property
     def shareable(self) -> int:
@@ -127,12 +128,20 @@ def _common(first: Record, second: Record) -> int:
 
 
 def plan(
-    lengths: Sequence[int], *, batch_size: int, most_tokens: int, max_tokens: int, max_steps: int, seed: int
+    lengths: Sequence[int],
+    tasks: Sequence[str] | None = None,
+    *,
+    batch_size: int,
+    most_tokens: int,
+    max_tokens: int,
+    max_steps: int,
+    seed: int,
 ) -> list[list[int]]:
     """Draws which records go into which pack: epoch after epoch in a new random order, until a budget is used.
 
     Args:
         lengths: Tokens of each record.
+        tasks: Task of each record; no pack mixes two, so that its records share as much as they can. None mixes.
         batch_size: Most records in a pack.
         most_tokens: Most record tokens in a pack; a longer record stands alone.
         max_tokens: Record tokens in all packs together, met by the pack that reaches it; 0 for no limit.
@@ -146,24 +155,32 @@ def plan(
     packs: list[list[int]] = []
     used = 0
     while True:
-        order = list(range(len(lengths)))
-        rng.shuffle(order)
-        current: list[int] = []
-        size = 0
-        for index in order:
-            if current and (len(current) == batch_size or size + lengths[index] > most_tokens):
-                packs.append(current)
-                used += size
-                if _enough(len(packs), used, max_steps, max_tokens):
-                    return packs
-                current, size = [], 0
-            current.append(index)
-            size += lengths[index]
-        packs.append(current)
-        used += size
-        if _enough(len(packs), used, max_steps, max_tokens) or not (max_steps or max_tokens):
+        for members in _epoch(lengths, tasks, batch_size, most_tokens, rng):
+            packs.append(members)
+            used += sum(lengths[index] for index in members)
+            if (max_steps and len(packs) >= max_steps) or (max_tokens and used >= max_tokens):
+                return packs
+        if not (max_steps or max_tokens):
             return packs
 
 
-def _enough(packs: int, tokens: int, max_steps: int, max_tokens: int) -> bool:
-    return bool((max_steps and packs >= max_steps) or (max_tokens and tokens >= max_tokens))
+def _epoch(
+    lengths: Sequence[int], tasks: Sequence[str] | None, batch_size: int, most_tokens: int, rng: Random
+) -> list[list[int]]:
+    order = list(range(len(lengths)))
+    rng.shuffle(order)
+    packs: list[list[int]] = []
+    # Task → its pack that is not full, and the tokens in it.
+    current: dict[str, tuple[list[int], int]] = {}
+    for index in order:
+        task = tasks[index] if tasks is not None else ""
+        members, size = current.get(task, ([], 0))
+        if members and (len(members) == batch_size or size + lengths[index] > most_tokens):
+            packs.append(members)
+            members, size = [], 0
+        current[task] = ([*members, index], size + lengths[index])
+    packs.extend(members for members, _ in current.values())
+    if tasks is not None:
+        # Packs of frequent and of short records fill up sooner.
+        rng.shuffle(packs)
+    return packs

@@ -175,6 +175,7 @@ def automodel_config(
         "_target_": "throughline.training.dataset.PackedDataset",
         "batch_size": trainer.local_batch_size,
         "max_tokens_per_batch": trainer.max_tokens_per_batch,
+        "group_by_task": trainer.group_by_task,
     }
     training = rows | {
         "path": str(dataset / "train.parquet"),
@@ -276,6 +277,7 @@ def schedule(dataset: Path, trainer: TrainerSpec) -> Schedule:
         str(dataset / "train.parquet"),
         batch_size=trainer.local_batch_size,
         max_tokens_per_batch=trainer.max_tokens_per_batch,
+        group_by_task=trainer.group_by_task,
         max_tokens=trainer.max_tokens,
         max_steps=trainer.max_steps * packs_per_step,
         multiple=packs_per_step,

@@ -24,7 +24,9 @@ def write(path: Path, rows: list[list[int]]) -> None:
 def test_items_are_packs_in_the_order_of_training(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     write(path, [[index, index, index] for index in range(10)])
-    rows = PackedDataset(str(path), batch_size=4, max_tokens_per_batch=100, max_steps=5, multiple=2, seed=3)
+    rows = PackedDataset(
+        str(path), batch_size=4, max_tokens_per_batch=100, group_by_task=False, max_steps=5, multiple=2, seed=3
+    )
     assert len(rows) == 4
     seen = [row["input_ids"][0].tolist() for row in (rows[index] for index in range(3))]
     assert [len(ids) for ids in seen] == [12, 12, 6]
