@@ -1,10 +1,11 @@
-"""Compares ways of making an INT4 engine: size, build time, distance from float32, exact match on held-out tickets.
+"""Compares ways of making an INT4 engine: size, build time, distance from float32, answers to held-out questions.
 
-    python benchmarks/int4_calibration.py --checkpoint DIR --dataset DIR [--out FILE] [--only NAME …] [--tickets 200]
+    python benchmarks/int4_calibration.py --checkpoint DIR --dataset DIR [--out FILE] [--only NAME …] [--questions 240]
 
 `DIR` is an artifact's folder, or a Hugging Face folder and one with `train.parquet`, `validation.parquet` and
-`acceptance.jsonl`. Calibration takes training records only. The distance is measured on the answers of validation
-records, in float32 arithmetic, so that the weights alone differ; exact match goes through the engine as it is served.
+`probe.jsonl`: a method is chosen here, so the acceptance set is not asked. Calibration takes training records only. The
+distance is measured on the answers of validation records, in float32 arithmetic, so that the weights alone differ;
+questions go through the engine as it is served.
 Variants that the result file has already are not run again.
 """
 
@@ -29,7 +30,7 @@ from throughline.contracts.evaluation import SuiteSpec
 from throughline.data import calibration_records
 from throughline.engines.cpu.openvino_env import openvino, processor
 from throughline.evaluation.generate import generate
-from throughline.evaluation.questions import load_questions, select
+from throughline.evaluation.questions import load_questions
 from throughline.evaluation.suite import score
 
 MIB = 2**20
@@ -115,19 +116,18 @@ def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return result
 
 
-def exact_match(engine: Path, dataset: Path, tickets: int) -> dict[str, Any]:
-    """Asks held-out triage tickets through the engine, greedily and unconstrained."""
-    spec = SuiteSpec(max_new_tokens={"other": 96}, bootstrap_samples=100)
-    asked = [item for item in load_questions(dataset / "acceptance.jsonl") if item.task == "triage"]
-    questions = select(asked, {"triage": tickets})
+def quality(engine: Path, dataset: Path, questions: int) -> dict[str, Any]:
+    """Asks the first `questions` of the probe through the engine, greedily and unconstrained."""
+    spec = SuiteSpec(max_new_tokens={"triage": 96, "other": 48}, bootstrap_samples=100)
+    asked = load_questions(dataset / "probe.jsonl")[:questions]
     runtime = engines.load(engine)
     started = time.perf_counter()
     try:
-        answers = generate(runtime, questions, spec)
+        answers = generate(runtime, asked, spec)
     finally:
         runtime.close()
-    metrics = score(engine.name, questions, answers, spec).metrics
-    found = {name: metrics[name].as_dict() for name in ("triage_exact_match", "json_validity")}
+    metrics = score(engine.name, asked, answers, spec).metrics
+    found = {name: metrics[name].as_dict() for name in ("task_success", "triage_exact_match") if name in metrics}
     return {**found, "seconds": round(time.perf_counter() - started, 1)}
 
 
@@ -147,8 +147,8 @@ def measure(args: argparse.Namespace, values: dict[str, Any], scratch: Path, ref
         **distance(reference or logits, logits),
         "token_accuracy": token_accuracy(logits, records),
     }
-    if args.tickets:
-        row |= exact_match(scratch, args.dataset, args.tickets)
+    if args.questions:
+        row |= quality(scratch, args.dataset, args.questions)
     return row, logits
 
 
@@ -163,7 +163,7 @@ def main() -> int:
     )
     parser.add_argument("--records", type=int, default=64, help="calibration records")
     parser.add_argument("--held-out", type=int, default=32, help="validation records to measure the distance on")
-    parser.add_argument("--tickets", type=int, default=200, help="acceptance tickets, 0 for none")
+    parser.add_argument("--questions", type=int, default=240, help="questions of the probe, 0 for none")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of calibration records")
     args = parser.parse_args()
     result: dict[str, Any] = {"rows": {}}
@@ -171,7 +171,7 @@ def main() -> int:
         result = json.loads(args.out.read_text())
     with tempfile.TemporaryDirectory() as folder:
         row, reference = measure(
-            argparse.Namespace(**{**vars(args), "tickets": 0}), {"precision": "f32"}, Path(folder) / "f32", None
+            argparse.Namespace(**{**vars(args), "questions": 0}), {"precision": "f32"}, Path(folder) / "f32", None
         )
         print(json.dumps({"reference": row}), flush=True)
         for name in args.only:

@@ -12,7 +12,9 @@ from throughline.lab import banks
 from throughline.lab.scribe import Scribe
 from throughline.lab.task_schema import NOT_FOUND
 
-UNANSWERABLE_SHARE = 0.25
+UNANSWERABLE_SHARE = 0.35
+# Passages shown, drawn from these: with fewer fours the last number would hardly ever be cited.
+_SHOWN = (2, 3, 4, 4)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def ask(s: Scribe, document: list[Fact]) -> Question:
     """Writes a question on the document, with two to four of its passages in random order."""
     asked, *others = s.rng.sample(document, len(document))
     answerable = not s.chance(UNANSWERABLE_SHARE)
-    shown = [*others[: s.rng.randint(1, 3)], asked] if answerable else others[: s.rng.randint(2, 4)]
+    count = s.rng.choice(_SHOWN)
+    shown = [*others[: count - 1], asked] if answerable else others[:count]
     s.rng.shuffle(shown)
     phrase = s.pick(banks.grounded(s.split).questions)
     question = s.fill(phrase, attribute=asked.attribute, subject=asked.subject)

@@ -153,7 +153,7 @@ def test_grounded_answers_are_the_passage_that_answers(sets: dict[str, list[Samp
         ]
         assert hits == [int(number)] == [expected["citation"]]
         assert attribute in passages[int(number) - 1].casefold() and value == expected["value"]
-    assert 0.15 < answerable[False] / answerable.total() < 0.35
+    assert 0.25 < answerable[False] / answerable.total() < 0.45
 
 
 def test_an_unanswerable_question_has_no_passage_with_both_its_words(sets: dict[str, list[Sample]]) -> None:
@@ -168,7 +168,9 @@ def test_an_unanswerable_question_has_no_passage_with_both_its_words(sets: dict[
                 *passages, question = asked(sample).split("\n")
                 found = next(m for form in forms if (m := re.fullmatch(form, question, re.IGNORECASE)))
                 attribute, subject = found["attribute"].casefold(), found["subject"].casefold()
-                assert not [p for p in passages if attribute in p.casefold() and subject in p.casefold()]
+                # "port" is no word of "Porto".
+                says = re.compile(rf"\b{re.escape(attribute)}\b")
+                assert not [p for p in passages if says.search(p.casefold()) and subject in p.casefold()]
                 checked += 1
     assert checked > 40
 
