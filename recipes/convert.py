@@ -14,6 +14,7 @@ from typing import Any
 from recipes import app, inputs
 from throughline import conversion
 from throughline.artifacts import Artifact, code_version
+from throughline.contracts.checkpoint import read_checkpoint_config
 from throughline.contracts.errors import ConfigError
 
 # Seconds until weights are touched, and bytes a second from then on; measured on two cores with SmolLM2.
@@ -62,7 +63,7 @@ def _origin(model: app.ModelSpec) -> conversion.Origin | Path:
         )
     if model.source == "gguf":
         return conversion.own_file(model.path)
-    conversion.check_folder(model.path)
+    read_checkpoint_config(model.path)
     return model.path.resolve()
 
 

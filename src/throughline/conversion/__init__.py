@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from throughline.conversion.folder import adopt_folder, check_folder
+from throughline.conversion.folder import adopt_folder
 from throughline.conversion.gguf import convert_gguf
 from throughline.conversion.origin import Origin, own_file, packaged_file
 from throughline.conversion.result import Conversion
@@ -13,7 +13,6 @@ __all__ = [
     "Origin",
     "TemplateSpec",
     "adopt_folder",
-    "check_folder",
     "convert_gguf",
     "own_file",
     "packaged_file",

@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from throughline.contracts.checkpoint import read_checkpoint_config
 from throughline.contracts.errors import CheckpointError
 from throughline.conversion.chatml import TURN_END, TURN_START
 from throughline.conversion.gguf import write_json
-from throughline.conversion.model_config import CLASSES
 from throughline.conversion.result import UNSTATED, Conversion
 from throughline.conversion.template_check import special_tokens_of
 from throughline.conversion.templates import FILE_NAME, KEEP, ModelSide, Template, TemplateSpec, choose
@@ -36,7 +36,7 @@ def adopt_folder(source: Path, folder: Path, template: TemplateSpec, *, licence:
     Raises:
         CheckpointError: If the folder is incomplete, of another family, or its chat template would lose something.
     """
-    config = check_folder(source)
+    config = read_checkpoint_config(source)
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
@@ -56,38 +56,6 @@ def adopt_folder(source: Path, folder: Path, template: TemplateSpec, *, licence:
         default_system=chosen.default_system,
         licence=licence or _card_licence(source) or UNSTATED,
     )
-
-
-def check_folder(source: Path) -> dict[str, Any]:
-    """Returns `config.json` of a folder that has all that a base checkpoint needs.
-
-    Raises:
-        CheckpointError: Naming what is missing or not supported.
-    """
-    if not (source / "config.json").is_file():
-        raise CheckpointError(
-            "base checkpoint is missing",
-            where="model.path",
-            seen=str(source),
-            fix="give a Hugging Face folder with model=hf, or a .gguf file with model=gguf",
-        )
-    config = _read_json(source / "config.json")
-    if config.get("model_type") not in CLASSES:
-        raise CheckpointError(
-            "model family is not supported",
-            where=f"{source / 'config.json'}:model_type",
-            seen=repr(config.get("model_type")),
-            fix=f"use one of {', '.join(CLASSES)}",
-        )
-    if not list(source.glob("*.safetensors")):
-        raise CheckpointError(
-            "base checkpoint has no safetensors weights", where=str(source), fix="convert it with save_pretrained"
-        )
-    if not (source / "tokenizer.json").is_file():
-        raise CheckpointError(
-            "base checkpoint has no tokenizer.json", where=str(source), fix="save its fast tokenizer there"
-        )
-    return config
 
 
 def _check_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], source: Path) -> None:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from throughline.contracts.errors import CheckpointError, InternalError
+from throughline.contracts.checkpoint import read_checkpoint_config
+from throughline.contracts.errors import InternalError
 from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
 from throughline.training import attention
 from throughline.training.automodel import OnEstimate, OnStep, Probe, TrainLog, run_recipe, set_threads
 from throughline.training.dataset import PackedDataset, Schedule
 from throughline.training.shim import default_dtype
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
@@ -31,37 +31,6 @@ class FitReport:
     curves: TrainLog
     records: int
     tokens: int
-
-
-def check_base(base: Path) -> dict[str, Any]:
-    """Reads and checks a base checkpoint's `config.json`.
-
-    Raises:
-        CheckpointError: If the folder is missing, incomplete or of another family.
-    """
-    config_path = base / "config.json"
-    if not config_path.is_file():
-        raise CheckpointError(
-            "base checkpoint is missing",
-            where=str(base),
-            seen="no config.json",
-            fix="give a Hugging Face folder with model=hf model.path=…",
-        )
-    config: dict[str, Any] = json.loads(config_path.read_text())
-    if config.get("model_type") not in FAMILIES:
-        raise CheckpointError(
-            "model family is not supported",
-            where=f"{config_path}:model_type",
-            seen=repr(config.get("model_type")),
-            fix=f"use one of {', '.join(FAMILIES)}",
-        )
-    if not list(base.glob("*.safetensors")):
-        raise CheckpointError(
-            "base checkpoint has no safetensors weights", where=str(base), fix="convert it with save_pretrained"
-        )
-    if not (base / "tokenizer.json").is_file():
-        raise CheckpointError("base checkpoint has no tokenizer.json", where=str(base), fix="add its fast tokenizer")
-    return config
 
 
 def fit_lora(
@@ -99,7 +68,7 @@ def fit_lora(
         DataError: If the dataset cannot be read.
         KeyboardInterrupt: If the process was told to end with SIGTERM; a checkpoint is kept.
     """
-    check_base(base)
+    read_checkpoint_config(base)
     set_threads(trainer.num_threads)
     work = out / "work"
     config = automodel_config(dataset, base, work, peft=peft, trainer=trainer, tracking=tracking)

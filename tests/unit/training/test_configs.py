@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from throughline.contracts.checkpoint import read_checkpoint_config
 from throughline.contracts.config import parse
 from throughline.contracts.errors import CheckpointError, ConfigError, DataError
 from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
@@ -109,4 +110,4 @@ def test_a_base_that_cannot_be_used_is_named(tmp_path: Path, change: str, messag
     if change == "tokenizer":
         (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match=message):
-        sft.check_base(folder)
+        read_checkpoint_config(folder)

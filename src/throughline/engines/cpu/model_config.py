@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from throughline.contracts.checkpoint import FAMILIES
 from throughline.contracts.errors import CheckpointError, EngineError
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _ROPE_TYPES = ("default", "linear", "llama3")
 _FIX = "choose a dense Llama, Mistral, Qwen2 or Qwen3 checkpoint, or another back end"
 
