@@ -18,11 +18,12 @@ from throughline.contracts.evaluation import GATED_SET
 from throughline.reporting import format as fmt
 from throughline.reporting.stages import StageTable
 
-STAGES = ("convert", "data", "train", "build", "evaluate", "compare", "decide", "deploy", "bench")
+QUALITY_STAGES = ("convert", "data", "train", "build", "evaluate")
+STAGES = (*QUALITY_STAGES, "compare", "decide", "deploy", "bench")
 
 
-def make(config: Config, table: StageTable) -> Run:
-    """Runs all stages in order; what is made already is found."""
+def make_quality(config: Config, table: StageTable) -> Run:
+    """Runs the stages that end with evaluated engines; what is made already is found."""
     run = Run(config, table)
     run.stage("convert", lambda: convert.make(run.compose("convert", convert.Config)), lambda item: [item])
     run.dataset = run.stage("data", lambda: data.make(run.compose("data", data.Config)), lambda item: [item])
@@ -33,6 +34,13 @@ def make(config: Config, table: StageTable) -> Run:
     run.engines = run.stage("build", lambda: _build(run, checkpoint), lambda found: list(found.values()))
     run.evaluated = run.stage("evaluate", lambda: _evaluate(run, digest), lambda found: list(found.values()))
     run.sets = lifecycle_report.read_sets(run.evaluated)
+    return run
+
+
+def make(config: Config, table: StageTable) -> Run:
+    """Runs all stages in order; what is made already is found."""
+    run = make_quality(config, table)
+    digest = f"dataset={run.evaluated[config.precisions[0]].manifest.inputs['dataset']}"
     run.raw_benchmarks = run.stage("compare", lambda: _compare(run, digest), lambda found: list(found.values()))
     decided = run.stage("decide", lambda: _decide(run), lambda item: [item])
     run.decision = json.loads((decided.path / "decision.json").read_text())
