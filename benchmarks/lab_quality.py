@@ -44,7 +44,7 @@ def measure(seed: int, overrides: list[str]) -> dict[str, Any]:
     """Runs the line with a seed, or finds it; returns its figures by name."""
     train = f"stages.train={json.dumps(overrides)}" if overrides else "stages.train=[]"
     config = app.to_schema(app.compose("lifecycle", [f"seed={seed}", train]), lifecycle.Config)
-    seconds = stage_seconds.expected(config.store(), config.line, lifecycle.QUALITY_STAGES, fast=False)
+    seconds = stage_seconds.expected(config.store(), str(config.line), lifecycle.QUALITY_STAGES, fast=False)
     with StageTable(seconds) as table:
         run = lifecycle.make_quality(config, table)
     return figures(run)

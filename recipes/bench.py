@@ -35,7 +35,7 @@ class Config(app.RecipeConfig):
 def make(config: Config) -> Artifact:
     """Makes the benchmark artifact, or finds it."""
     store = config.store()
-    engine = inputs.artifact(store, "engine", config.target, key="target")
+    engine = inputs.engine(store, config.target, config.profile)
     dataset = inputs.artifact(store, "dataset", config.dataset, key="dataset")
     packages = [
         "throughline.benchmarking",

@@ -66,7 +66,7 @@ def make(config: Config) -> Artifact:
                 seed=config.seed,
                 on_progress=lambda phase, fraction: progress.update(int(100 * fraction), phase=phase),
             )
-        return run.commit(metrics=report.as_dict())
+        return run.commit(metrics=report.as_dict(), licences=sorted(report.licences))
 
 
 def _sha256(path: Path) -> str:

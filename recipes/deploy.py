@@ -23,7 +23,7 @@ CHECK_PROMPT = "Hello"
 
 
 class Config(app.RecipeConfig):
-    """Settings of `recipes.deploy`; `target` is an engine's digest, folder, `latest` or `promoted`."""
+    """Settings of `recipes.deploy`; `target` is what `inputs.engine` reads."""
 
     serve: ServeSpec
     action: Literal["start", "render", "status", "stop"] = "start"
@@ -40,7 +40,7 @@ def make(config: Config) -> int:
         from throughline.triton.repository import select_version
 
         return select_version(repository, config.name, config.version).number
-    engine = inputs.artifact(store, "engine", config.target, key="target")
+    engine = inputs.engine(store, config.target, config.profile)
     return service.render(engine, config.name, config.serve, repository)
 
 
@@ -54,7 +54,7 @@ def make_checked(config: Config) -> Artifact:
     from throughline.triton.server import TritonServer
 
     store = config.store()
-    engine = inputs.artifact(store, "engine", config.target, key="target")
+    engine = inputs.engine(store, config.target, config.profile)
     repository = config.paths.model_repository
     version = service.render(engine, config.name, config.serve, repository)
     stage = store.stage(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from recipes.app import ModelSpec
-from throughline.artifacts import Artifact, ArtifactStore
-from throughline.contracts.errors import ArtifactError
+from throughline.artifacts import Artifact, ArtifactStore, Line, Promotions, promoted_lines
+from throughline.contracts.errors import ArtifactError, GateInconclusive, GateNoGo, ThroughlineError
 
 _MAKERS = {
     "dataset": "data",
@@ -72,26 +73,80 @@ def artifact(store: ArtifactStore, kind: str, reference: str, *, key: str) -> Ar
     Raises:
         ArtifactError: If there is none; names the recipe that makes it.
     """
-    if reference == "latest":
-        found = [item for item in store.all(kind) if kind != "checkpoint" or item.manifest.inputs]
-        if found:
-            return found[-1]
-    elif reference == "promoted":
-        promoted = promoted_digest(store)
-        if promoted is not None:
-            return store.get(promoted, kind)
-        return artifact(store, kind, "latest", key=key)
-    else:
+    if reference != "latest":
         return store.get(reference, kind)
+    found = [item for item in store.all(kind) if kind != "checkpoint" or item.manifest.inputs]
+    if found:
+        return found[-1]
     raise ArtifactError(
         f"there is no {kind} yet", where=key, seen=reference, fix=f"run `python -m recipes.{_MAKERS[kind]}`"
     )
 
 
-def promoted_digest(store: ArtifactStore) -> str | None:
-    """Returns the digest of the engine that the newest decision promoted."""
-    decision = store.latest("decision")
-    if decision is None:
-        return None
-    values = json.loads((decision.path / "decision.json").read_text())
-    return str(values["engine_digest"]) if values.get("engine_digest") else None
+def engine(store: ArtifactStore, reference: str, profile: str, *, key: str = "target") -> Artifact:
+    """Returns the engine that a config value names.
+
+    Args:
+        store: Where it lies.
+        reference: A digest, a folder, `latest`; `promoted` is what a gate let pass under this profile, `previous` the
+            one before it. `promoted/<model>` and `promoted/<model>/<debug>` say of which model and debug preset.
+        profile: Profile of the line that promoted it.
+        key: Config key that the reference comes from.
+
+    Raises:
+        GateNoGo: If nothing is promoted because the gate refused every engine.
+        GateInconclusive: If nothing is promoted because the gate could not tell.
+        ArtifactError: If there is no such engine, or several models have one.
+    """
+    word, *rest = reference.split("/")
+    if word not in ("promoted", "previous") or len(rest) > 2:
+        return artifact(store, "engine", reference, key=key)
+    model = rest[0] if rest else ""
+    debug = rest[1] if len(rest) == 2 else "none"
+    wanted = [
+        line
+        for line in promoted_lines(store)
+        if (line.profile, line.debug) == (profile, debug) and model in ("", line.model)
+    ]
+    if len(wanted) > 1:
+        raise ArtifactError(
+            "several models have a promoted engine",
+            where=key,
+            seen=", ".join(map(str, wanted)),
+            fix=f"say which: {key}={word}/{wanted[0].model}",
+        )
+    if not wanted:
+        raise _nothing_promoted(store, reference, profile, model, debug, key)
+    promotions = Promotions(store, wanted[0])
+    found = promotions.current if word == "promoted" else promotions.previous
+    if found is None:
+        raise ArtifactError(
+            "there was no promoted engine before this one", where=key, seen=str(wanted[0]), fix=f"give {key}=<digest>"
+        )
+    return store.get(found.engine, "engine")
+
+
+def _nothing_promoted(
+    store: ArtifactStore, reference: str, profile: str, model: str, debug: str, key: str
+) -> ThroughlineError:
+    """Returns the error that says why there is no promoted engine, and how to serve one all the same."""
+    for decision in reversed(store.all("decision")):
+        values = json.loads((decision.path / "decision.json").read_text())
+        line = Line(**values["line"]) if "line" in values else Line("", "")
+        if (line.profile, line.debug) == (profile, debug) and model in ("", line.model):
+            return refusal(values, where=key, fix=f"serve it all the same with {key}={values['candidate_digest'][:12]}")
+    others = ", ".join(f"{key}=promoted/{line.model}/{line.debug}" for line in promoted_lines(store))
+    return ArtifactError(
+        "no engine is promoted yet",
+        where=key,
+        seen=f"{reference}, profile {profile}, debug {debug}",
+        fix=f"run `python -m recipes.lifecycle`, or give {others or f'{key}=latest'}",
+    )
+
+
+def refusal(decision: Mapping[str, Any], *, where: str, fix: str) -> GateNoGo | GateInconclusive:
+    """Returns what a gate that let nothing pass says of the best engine, as the error with its exit code."""
+    verdict = decision["verdicts"][decision["candidate"]]
+    kind = GateInconclusive if verdict["decision"] == "INCONCLUSIVE" else GateNoGo
+    where = f"{where}, {decision['candidate']}"
+    return kind("no engine passes the gate", where=where, seen=verdict["reasons"][0], fix=fix)

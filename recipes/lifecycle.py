@@ -7,19 +7,34 @@ python -m recipes.lifecycle debug=fast
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from recipes import app, bench, build, convert, data, deploy, evaluate, lifecycle_report, service, stage_seconds, train
+from recipes import (
+    app,
+    bench,
+    build,
+    convert,
+    data,
+    deploy,
+    evaluate,
+    inputs,
+    lifecycle_report,
+    service,
+    stage_seconds,
+    train,
+)
 from recipes.lifecycle_run import Config as Config
 from recipes.lifecycle_run import Run
-from throughline.artifacts import Artifact, code_version
-from throughline.contracts.errors import GateInconclusive, GateNoGo
+from throughline.artifacts import Artifact, Promotions, code_version, promoted_lines
 from throughline.contracts.evaluation import GATED_SET
 from throughline.reporting import format as fmt
 from throughline.reporting.stages import StageTable
 
 QUALITY_STAGES = ("convert", "data", "train", "build", "evaluate")
-STAGES = (*QUALITY_STAGES, "compare", "decide", "deploy", "bench")
+SERVING_STAGES = ("deploy", "bench")
+STAGES = (*QUALITY_STAGES, "compare", "decide", *SERVING_STAGES)
 
 
 def make_quality(config: Config, table: StageTable) -> Run:
@@ -38,21 +53,29 @@ def make_quality(config: Config, table: StageTable) -> Run:
 
 
 def make(config: Config, table: StageTable) -> Run:
-    """Runs all stages in order; what is made already is found."""
+    """Runs all stages in order; what is made already is found.
+
+    Without an engine that passes the gate it ends before deploying, unless the config allows it.
+    """
     run = make_quality(config, table)
     digest = f"dataset={run.evaluated[config.precisions[0]].manifest.inputs['dataset']}"
     run.raw_benchmarks = run.stage("compare", lambda: _compare(run, digest), lambda found: list(found.values()))
     decided = run.stage("decide", lambda: _decide(run), lambda item: [item])
     run.decision = json.loads((decided.path / "decision.json").read_text())
-    promoted = run.decision["serve"]
+    if run.decision["promoted"] is not None:
+        Promotions(config.store(), config.line).move(run.decision["promoted_digest"], decided.digest)
+    elif not config.allow_unpromoted:
+        table.skip(*SERVING_STAGES, why="no engine passes the gate")
+        return run
+    target = f"target={run.engines[run.decision['candidate']].digest}"
     run.stage(
         "deploy",
-        lambda: deploy.make_checked(run.compose("deploy", deploy.Config, f"target={run.engines[promoted].digest}")),
+        lambda: deploy.make_checked(run.compose("deploy", deploy.Config, target)),
         lambda item: [item],
     )
     run.serving = run.stage(
         "bench",
-        lambda: bench.make(run.compose("bench", bench.Config, digest, f"target={run.engines[promoted].digest}")),
+        lambda: bench.make(run.compose("bench", bench.Config, digest, target)),
         lambda item: [item],
     )
     return run
@@ -113,7 +136,11 @@ def _decide(run: Run) -> Artifact:
         "decision",
         "promotion",
         inputs=inputs,
-        config={"gate": run.config.gate.model_dump(mode="json"), "precisions": list(names)},
+        config={
+            "gate": run.config.gate.model_dump(mode="json"),
+            "precisions": list(names),
+            "line": asdict(run.config.line),
+        },
         code_version=code_version("throughline.evaluation", "recipes.lifecycle"),
     )
     with stage as attempt:
@@ -126,9 +153,11 @@ def _decide(run: Run) -> Artifact:
         chosen, reason = choose(verdicts, candidates, speeds, weights)
         passed = chosen in verdicts and verdicts[chosen].decision == "GO"
         decision = {
+            "line": asdict(run.config.line),
             "promoted": chosen if passed else None,
-            "serve": chosen,
-            "engine_digest": run.engines[chosen].digest,
+            "promoted_digest": run.engines[chosen].digest if passed else None,
+            "candidate": chosen,
+            "candidate_digest": run.engines[chosen].digest,
             "reason": reason,
             "verdicts": {name: verdict.as_dict() for name, verdict in verdicts.items()},
             "tokens_per_second": speeds,
@@ -142,7 +171,7 @@ def _decide(run: Run) -> Artifact:
 def main(config: Config) -> None:
     """Runs the recipe."""
     store = config.store()
-    seconds = stage_seconds.expected(store, config.line, STAGES, fast=config.debug == "fast")
+    seconds = stage_seconds.expected(store, str(config.line), STAGES, fast=config.debug == "fast")
     app.say(f"lifecycle of {config.model.name}: profile {config.profile}, debug {config.debug}")
     app.say(f"{len(STAGES)} stages, {fmt.eta(sum(seconds.values()))} if none is made yet")
     with StageTable(seconds) as table:
@@ -151,40 +180,31 @@ def main(config: Config) -> None:
     lifecycle_report.show(run)
     app.say(f"report   {page}")
     app.show_log()
-    for text in next_steps(config):
+    if run.decision["promoted"] is None and not config.allow_unpromoted:
+        raise inputs.refusal(
+            run.decision,
+            where="gate",
+            fix="train on more records, change the policy with gate.…, or serve it all the same: allow_unpromoted=true",
+        )
+    for text in next_steps(config, run.decision):
         app.say(text)
-    if config.enforce_gate:
-        _exit_by(run.decision)
 
 
-def next_steps(config: Config) -> list[str]:
+def next_steps(config: Config, decision: Mapping[str, Any]) -> list[str]:
     """Returns the lines that say how to go on: serve, chat, and a request that works once it is served."""
-    home = config.paths.home
-    own = "" if home == app.PathsSpec().home else f' ARGS="paths.home={home}"'
+    own = [] if config.paths.home == app.PathsSpec().home else [f"paths.home={config.paths.home}"]
+    if decision["promoted"] is None:
+        own.append(f"target={decision['candidate_digest'][:12]}")
+    elif config.debug != "none":
+        own.append(f"target=promoted/{config.model.name}/{config.debug}")
+    elif any(line.model != config.model.name for line in promoted_lines(config.store())):
+        own.append(f"target=promoted/{config.model.name}")
+    arguments = f' ARGS="{" ".join(own)}"' if own else ""
     return [
-        f"next     make serve{own}   (the gateway on http://127.0.0.1:8080, until Ctrl-C)",
+        f"next     make serve{arguments}   (the gateway on http://127.0.0.1:8080, until Ctrl-C)",
         "         make chat   (in another terminal)",
         service.curl("http://127.0.0.1:8080", "lab", "What is the capital of France?", lead="         "),
     ]
-
-
-def _exit_by(decision: dict[str, Any]) -> None:
-    """Raises what the gate said of the engine that was served, unless it passed.
-
-    Raises:
-        GateNoGo: If no engine may be promoted.
-        GateInconclusive: If the evidence for the reference engine does not suffice.
-    """
-    if decision["promoted"] is not None:
-        return
-    verdict = decision["verdicts"][decision["serve"]]
-    kind = GateInconclusive if verdict["decision"] == "INCONCLUSIVE" else GateNoGo
-    raise kind(
-        "no engine passes the gate",
-        where=f"gate, {decision['serve']}",
-        seen=verdict["reasons"][0],
-        fix="train longer or on more records, or change the policy with gate.…",
-    )
 
 
 if __name__ == "__main__":

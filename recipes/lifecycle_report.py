@@ -42,7 +42,7 @@ def write(run: Run, folder: Path) -> Path:
 
 def figures(run: Run) -> dict[str, Any]:
     """Returns quality by set, serving, stages, sizes, lineage and the promoted engine by name."""
-    cells = _serving(run)["cells"]
+    cells = _serving(run).get("cells", [])
     return {
         "quality": {name: results.quality_json(found[GATED_SET]) for name, found in run.sets.items()},
         "quality_by_set": {
@@ -80,7 +80,7 @@ def figures(run: Run) -> dict[str, Any]:
 def build(run: Run) -> Report:
     """Returns the report's content."""
     decision = run.decision
-    served = decision["verdicts"][decision["serve"]]["decision"]
+    served = decision["verdicts"][decision["candidate"]]["decision"]
     kind: VerdictKind = "good" if decision["promoted"] else "unclear" if served == "INCONCLUSIVE" else "bad"
     environment = describe_environment()
     machine = environment["machine"]
@@ -95,7 +95,7 @@ def build(run: Run) -> Report:
             _quality_section(run),
             _engine_section(run),
             _detail_section(run),
-            _serving_section(run),
+            *([_serving_section(run)] if run.serving else []),
             _training_section(run),
             _data_section(run),
             _stage_section(run),
@@ -116,7 +116,8 @@ def verdict(run: Run) -> str:
     """Returns the one line to take away."""
     promoted = run.decision["promoted"]
     if not promoted:
-        return f"No engine passes the gate; {run.decision['serve']} was served"
+        served = f"{run.decision['candidate']} was served all the same" if run.serving else "nothing was deployed"
+        return f"No engine passes the gate; {served}"
     metric = results.leading(run.sets)
     from throughline.reporting import format as fmt
 
@@ -134,7 +135,8 @@ def show(run: Run) -> None:
         if found:
             print_table(results.quality_table(found, asked))
     print_table(_engine_table(run))
-    print_table(results.serving_table(_serving(run)["cells"]))
+    if run.serving:
+        print_table(results.serving_table(_serving(run)["cells"]))
     app.say()
     app.say(f"verdict  {verdict(run)}")
 
@@ -168,7 +170,7 @@ def _highlights(run: Run) -> Iterator[Highlight]:
         yield Highlight(
             "the same on unseen wording", fmt.percent(found.value), fmt.interval(found.low, found.high, 100)
         )
-    reference, serve = run.config.precisions[0], run.decision["serve"]
+    reference, serve = run.config.precisions[0], run.decision["candidate"]
     sizes = {name: run.engines[name].manifest.metrics["weight_bytes"] for name in (reference, serve)}
     yield Highlight(f"weights of {serve}", fmt.bytes_(sizes[serve]), f"{reference}: {fmt.bytes_(sizes[reference])}")
     speeds = run.decision["tokens_per_second"]
@@ -319,7 +321,7 @@ def _lineage_section(run: Run) -> Section:
 
 
 def _lineage(run: Run) -> list[Artifact]:
-    engine = run.engines[run.decision["serve"]]
+    engine = run.engines[run.decision["candidate"]]
     return [*run.config.store().ancestors(engine), engine]
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from recipes import app, stage_seconds
-from throughline.artifacts import Artifact
+from throughline.artifacts import Artifact, Line
 from throughline.contracts.config import StrictModel
 from throughline.contracts.evaluation import Evaluation, GatePolicy
 from throughline.reporting.stages import StageTable
@@ -38,12 +38,12 @@ class Config(app.RecipeConfig):
     stages: StagesSpec = StagesSpec()
     precisions: tuple[str, ...] = Field(default=("bf16", "int8", "int4", "int4_rtn"), min_length=1)
     compare_concurrency: int = Field(default=8, ge=1)
-    enforce_gate: bool = False
+    allow_unpromoted: bool = False
 
     @property
-    def line(self) -> str:
-        """Names the runs whose stages take about as long as this one's."""
-        return f"{self.model.name}/{self.profile}/{self.debug}"
+    def line(self) -> Line:
+        """The runs whose promoted engine this one may replace, and whose stages take about as long."""
+        return Line(self.model.name, self.profile, self.debug)
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Run:
         stage = Stage(name, made, row.seconds, row.found)
         self.stages.append(stage)
         if not stage.found:
-            stage_seconds.remember(store, self.config.line, name, stage.seconds)
+            stage_seconds.remember(store, str(self.config.line), name, stage.seconds)
         return result
 
     def each(self, names: Sequence[str]) -> Iterator[str]:

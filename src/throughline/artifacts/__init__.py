@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from throughline.artifacts.environment import code_version, describe_environment
 from throughline.artifacts.manifest import FileEntry, Kind, Manifest, artifact_digest
+from throughline.artifacts.promotions import Line, Promotion, Promotions, promoted_lines
 from throughline.artifacts.store import Artifact, ArtifactStore, StageRun
 
 __all__ = [
@@ -11,9 +12,13 @@ __all__ = [
     "ArtifactStore",
     "FileEntry",
     "Kind",
+    "Line",
     "Manifest",
+    "Promotion",
+    "Promotions",
     "StageRun",
     "artifact_digest",
     "code_version",
     "describe_environment",
+    "promoted_lines",
 ]

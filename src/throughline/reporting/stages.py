@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-State = Literal["waiting", "running", "made", "found", "stopped"]
+State = Literal["waiting", "running", "made", "found", "stopped", "skipped"]
 # From this share on the running stage's own pace alone says how long its rest takes.
 _TRUSTED_SHARE = 0.2
 # Finished stages correct the expectation of the rest; a machine is not ten times another one.
@@ -124,6 +124,14 @@ class StageTable:
             self._line(f"{how}  {row.text}".rstrip(), row)
             self._refresh()
 
+    def skip(self, *names: str, why: str) -> None:
+        """Notes that stages will not run."""
+        for name in names:
+            row = self.rows.setdefault(name, Row(fmt.clean(name), 0.0))
+            row.state, row.text = "skipped", why
+            self._line(f"skipped  {why}", row)
+        self._refresh()
+
     def part(self, done: int, of: int) -> None:
         """Notes that the running stage has finished `done` of its `of` equal parts."""
         if self._running is not None:
@@ -213,7 +221,7 @@ class StageTable:
             if running and row.share is not None:
                 state = f"{state} {int(row.share * 100)} %"
             seconds = self._clock() - self._stage_started if running else row.seconds
-            over = row.state in ("made", "found", "stopped")
+            over = row.state not in ("waiting", "running")
             table.add_row(
                 row.name,
                 Text(state, style=style),
@@ -230,4 +238,5 @@ _STYLES: Mapping[State, tuple[str, str]] = {
     "made": ("✓ made", "green"),
     "found": ("✓ found", "green"),
     "stopped": ("✕ stopped", "bold red"),
+    "skipped": ("– skipped", "yellow"),
 }

@@ -49,3 +49,10 @@ def test_an_acceptance_set_of_the_users_own_is_taken(tmp_path: Path, tiny_checkp
     assert made.manifest.metrics["split_off"] == ""
     (question,) = map(json.loads, (made.path / "acceptance.jsonl").read_text().splitlines())
     assert question["expected"] == {"messages": [{"role": "assistant", "content": "a horse"}]}
+
+
+def test_the_terms_of_the_records_are_the_dataset_s(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    rows = [{"prompt": f"what is {n * 7919}?", "completion": f"it is {n}"} for n in range(20)]
+    rows[3] |= {"licence": "CC-BY-4.0"}
+    made = data.make(config(tmp_path / "home", tiny_checkpoint, str(write(tmp_path / "r.jsonl", *rows))))
+    assert made.manifest.licences == ("CC-BY-4.0", "own")

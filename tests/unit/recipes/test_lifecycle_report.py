@@ -127,7 +127,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     chosen, reason = choose(verdicts, gated, speeds, {name: ENGINES[name][2] for name in config.precisions})
     found.decision = {
         "promoted": chosen,
-        "serve": chosen,
+        "candidate": chosen,
         "reason": reason,
         "verdicts": {name: verdict.as_dict() for name, verdict in verdicts.items()},
         "tokens_per_second": speeds,
@@ -182,3 +182,17 @@ def test_page_and_json_hold_the_same_figures(run: Run, tmp_path: Path, capsys: p
     lifecycle_report.show(run)
     printed = capsys.readouterr().out
     assert "✕\u00a0NO_GO" in printed and f"verdict  {values['report']['verdict']}" in printed
+
+
+def test_without_a_promoted_engine_it_says_that_nothing_was_deployed(run: Run, tmp_path: Path) -> None:
+    run.decision |= {"promoted": None, "verdicts": run.decision["verdicts"] | {}}
+    run.decision["candidate"] = "int4_rtn"
+    served = lifecycle_report.build(run)
+    assert served.verdict == "No engine passes the gate; int4_rtn was served all the same"
+    assert served.verdict_kind == "bad"
+    run.serving = None
+    page = lifecycle_report.write(run, tmp_path / "report")
+    values = json.loads(page.with_suffix(".json").read_text())
+    assert values["report"]["verdict"] == "No engine passes the gate; nothing was deployed"
+    assert values["serving"] == {}
+    assert "Serving" not in [section.title for section in lifecycle_report.build(run).sections]

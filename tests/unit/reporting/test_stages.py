@@ -136,3 +136,16 @@ def test_a_terminal_keeps_the_filled_table(monkeypatch: pytest.MonkeyPatch, cloc
     assert "▸ running" in text and "· waiting" in text and "a line above" in text
     last = text[text.rindex("stage") :]
     assert "✓ made" in last and "dataset a1" in last and "9 s" in last
+
+
+def test_skipped_stages_say_why_and_are_waited_for_no_more(clock: Clock) -> None:
+    stream = io.StringIO()
+    with StageTable({"decide": 1.0, "deploy": 12.0, "bench": 200.0}, stream=stream, clock=clock) as table:
+        with table.stage("decide"):
+            clock.now += 1
+        table.skip("deploy", "bench", why="no engine passes the gate")
+        assert table.remaining() == 0
+    assert stream.getvalue().splitlines()[-2:] == [
+        "2/3  deploy  skipped  no engine passes the gate",
+        "3/3  bench   skipped  no engine passes the gate",
+    ]
