@@ -17,12 +17,14 @@ class LabShares(StrictModel):
         grounded: Questions on numbered passages.
         disallowed: Requests to refuse.
         benign: Their look-alikes to help with.
+        chat: Everyday questions without a system message; each one once, so there are not more than the bank has.
     """
 
     triage: float = Field(default=0.3, ge=0)
     grounded: float = Field(default=0.21, ge=0)
     disallowed: float = Field(default=0.25, ge=0)
     benign: float = Field(default=0.24, ge=0)
+    chat: float = Field(default=0.04, ge=0)
 
 
 class DataSpec(StrictModel):

@@ -8,14 +8,14 @@ from importlib.resources import files
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, RootModel, field_validator
 
 from throughline.contracts.config import StrictModel, parse
 from throughline.contracts.errors import ConfigError
 
 SetName = Literal["train", "probe", "acceptance", "shifted"]
 Phrases = Annotated[tuple[str, ...], Field(min_length=1)]
-M = TypeVar("M", bound=StrictModel)
+M = TypeVar("M", bound=BaseModel)
 
 
 class Component(StrictModel):
@@ -107,6 +107,10 @@ class RefusalBank(StrictModel):
     small_talk: dict[str, str]
 
 
+class ChatBank(RootModel[Annotated[dict[str, str], Field(min_length=1)]]):
+    """Everyday questions and their answers."""
+
+
 class ShiftedBank(StrictModel):
     """The wording that training never sees, in the same form."""
 
@@ -171,6 +175,12 @@ def grounded(split: SetName) -> GroundedBank:
 def refusal(split: SetName) -> RefusalBank:
     """Returns the requests of a set."""
     return _shifted().refusal if split == "shifted" else _refusal()
+
+
+@cache
+def chat() -> dict[str, str]:
+    """Returns everyday questions and their answers, of training alone."""
+    return _load(ChatBank, "chat").root
 
 
 @cache

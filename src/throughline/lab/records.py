@@ -45,11 +45,11 @@ class Source:
 
 SOURCES: tuple[Source, ...] = (
     Source("helpdesk-2025", "Apache-2.0", {"triage": 0.45}),
-    Source("community-forum", "CC-BY-4.0", {"triage": 0.25, "refusal": 0.5}),
+    Source("community-forum", "CC-BY-4.0", {"triage": 0.25, "refusal": 0.5, "chat": 1.0}),
     Source("vendor-kb", "CC-BY-SA-4.0", {"grounded": 1.0}),
     Source("chat-archive", "proprietary-internal", {"triage": 0.3, "refusal": 0.5}),
 )
-_FORMATS = {"triage": "tool_call", "grounded": "sft", "refusal": "chat"}
+_FORMATS = {"triage": "tool_call", "grounded": "sft", "refusal": "chat", "chat": "chat"}
 _EPOCHS: Mapping[SetName, datetime] = {
     "train": datetime(2025, 1, 1, 6, tzinfo=UTC),
     "probe": datetime(2026, 1, 2, 6, tzinfo=UTC),
@@ -90,10 +90,12 @@ class _Maker:
         self.customers = ["cust-" + self.scribe.fresh("customer").lower() for _ in range(_CUSTOMERS[split])]
         self.document: tuple[str, str, list[grounded.Fact]] | None = None
         self.questions_left = 0
+        # Drawn without putting back: a repeated question would only be dropped as a duplicate.
+        self.small_talk = self.rng.sample(list(banks.chat()), len(banks.chat())) if split == "train" else []
 
     def sample(self, kind: str) -> Sample:
         """Returns a sample of a kind: a task, or `disallowed` and `benign` for the two sides of refusal."""
-        makers = {"triage": self._triage, "grounded": self._grounded}
+        makers = {"triage": self._triage, "grounded": self._grounded, "chat": self._chat}
         for _ in range(_MAX_DRAWS):
             self.scribe.begin()
             made = makers[kind]() if kind in makers else self._refusal(kind == "disallowed")
@@ -121,7 +123,7 @@ class _Maker:
             "document": document or self._document_id("th"),
             "created": self.clock.isoformat().replace("+00:00", "Z"),
             "messages": [
-                {"role": "system", "content": SYSTEM_PROMPTS[task]},
+                *([{"role": "system", "content": SYSTEM_PROMPTS[task]}] if task in SYSTEM_PROMPTS else []),
                 *history,
                 {"role": "user", "content": user},
                 {"role": "assistant", **answer},
@@ -158,6 +160,11 @@ class _Maker:
         record = self._record("grounded", asked.text, {"content": asked.answer}, customer=customer, document=name)
         return Sample(record, expected, (asked.text,))
 
+    def _chat(self) -> Sample:
+        asked = self.small_talk.pop()
+        answer = banks.chat()[asked]
+        return Sample(self._record("chat", asked, {"content": answer}), {"answer": answer}, (asked,))
+
     def _refusal(self, disallowed: bool) -> Sample:
         made = refusal.write_request(self.scribe, disallowed)
         record = self._record("refusal", made.text, {"content": made.answer})
@@ -172,7 +179,7 @@ def samples(
 
     Args:
         split: The set.
-        counts: How many of each kind: triage, grounded, disallowed, benign.
+        counts: How many of each kind: triage, grounded, disallowed, benign, chat (in training, at most its bank).
         seed: Seed of the draws.
         taken: `Sample.phrases` that other sets have.
     """
@@ -218,7 +225,8 @@ def train_counts(total: int, shares: LabShares) -> dict[str, int]:
     whole = sum(weights.values())
     if not whole:
         raise ConfigError("nothing to train on", where="data.shares", seen="all are 0", fix="raise at least one")
-    return {kind: round(clean * weight / whole) for kind, weight in weights.items()}
+    counts = {kind: round(clean * weight / whole) for kind, weight in weights.items()}
+    return counts | {"chat": min(counts["chat"], len(banks.chat()))}
 
 
 def generate(

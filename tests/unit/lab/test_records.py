@@ -252,7 +252,16 @@ def test_seeds_decide_training() -> None:
 
 
 def test_shares_are_a_dial() -> None:
-    counts = records.train_counts(1070, LabShares(triage=3, grounded=1, disallowed=0, benign=0))
-    assert counts == {"triage": 750, "grounded": 250, "disallowed": 0, "benign": 0}
+    counts = records.train_counts(1070, LabShares(triage=3, grounded=1, disallowed=0, benign=0, chat=0))
+    assert counts == {"triage": 750, "grounded": 250, "disallowed": 0, "benign": 0, "chat": 0}
     with pytest.raises(ConfigError, match=r"data\.shares"):
-        records.train_counts(100, LabShares(triage=0, grounded=0, disallowed=0, benign=0))
+        records.train_counts(100, LabShares(triage=0, grounded=0, disallowed=0, benign=0, chat=0))
+
+
+def test_everyday_questions_come_once_without_a_system_message() -> None:
+    counts = records.train_counts(10_000, LabShares())
+    assert counts["chat"] == len(banks.chat())
+    made = list(records.samples("train", {"chat": counts["chat"]}))
+    asked = [[message["role"] for message in sample.record["messages"]] for sample in made]
+    assert asked == [["user", "assistant"]] * counts["chat"]
+    assert {sample.record["messages"][0]["content"] for sample in made} == set(banks.chat())
