@@ -6,9 +6,6 @@ python -m recipes.data data=files data.source=/data/tickets.jsonl data.default_l
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 from recipes import app, inputs
 from throughline.artifacts import Artifact, code_version
 from throughline.contracts.data import DataSpec
@@ -34,10 +31,9 @@ def make(config: Config) -> Artifact:
         "support-desk" if is_lab else files[0].stem,
         config={
             "data": config.data.model_dump(mode="json"),
-            "sources": [[path.name, _sha256(path)] for path in files],
-            "acceptance": [[path.name, _sha256(path)] for path in held_out],
-            "tokenizer": {name: _sha256(base / name) for name in ("tokenizer.json",)}
-            | {name: _sha256(base / name) for name in ("chat_template.jinja",) if (base / name).is_file()},
+            "sources": [[path.name, inputs.sha256(path)] for path in files],
+            "acceptance": [[path.name, inputs.sha256(path)] for path in held_out],
+            "tokenizer": inputs.rendering(base),
         },
         code_version=code_version("throughline.data", *(["throughline.lab"] if is_lab else [])),
         seed=config.seed,
@@ -67,11 +63,6 @@ def make(config: Config) -> Artifact:
                 on_progress=lambda phase, fraction: progress.update(int(100 * fraction), phase=phase),
             )
         return run.commit(metrics=report.as_dict(), licences=sorted(report.licences))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 @app.recipe(Config)

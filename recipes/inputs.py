@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ _MAKERS = {
     "engine": "build",
     "evaluation": "evaluate",
 }
+_RENDERING = ("tokenizer.json", "chat_template.jinja")
 _HASHED = {".safetensors", ".json", ".jinja"}
 
 
@@ -63,6 +64,46 @@ def _digest(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
         with (folder / name).open("rb") as handle:
             state.update(hashlib.file_digest(handle, "sha256").digest())
     return state.hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file in hex."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def rendering(folder: Path) -> dict[str, str]:
+    """Returns the digests of what turns a conversation into token ids: tokenizer and chat template, by file name."""
+    return {name: sha256(folder / name) for name in _RENDERING if (folder / name).is_file()}
+
+
+def check_rendering(
+    dataset: Artifact,
+    folder: Path,
+    *,
+    names: Sequence[str] = _RENDERING,
+    fix: str = "run `python -m recipes.data` with this model, or name its dataset=…",
+) -> None:
+    """Refuses a dataset whose token ids are another model's.
+
+    Args:
+        dataset: The rendered records.
+        folder: A checkpoint or an engine.
+        names: The files that have to be the same.
+        fix: What to do about it.
+
+    Raises:
+        ArtifactError: If one differs.
+    """
+    wanted, found = rendering(folder), dataset.manifest.config["tokenizer"]
+    differing = [name for name in names if wanted.get(name) != found.get(name)]
+    if differing:
+        raise ArtifactError(
+            "dataset was rendered for another model",
+            where=f"dataset={dataset.digest[:12]}",
+            seen=f"another {' and '.join(differing)} than in {folder}",
+            fix=fix,
+        )
 
 
 def artifact(store: ArtifactStore, kind: str, reference: str, *, key: str) -> Artifact:

@@ -86,6 +86,6 @@ def test_calibration_without_a_fitting_dataset_is_refused(
     other.write_text("{}")
     dataset = make_dataset(store, other)
     for reference in ("latest", dataset.digest):
-        with pytest.raises(ArtifactError, match=r"another tokenizer.*quant=int4_rtn"):
+        with pytest.raises(ArtifactError, match=r"another tokenizer\.json.*quant=int4_rtn"):
             make(store, checkpoint, f"dataset={reference}")
     assert store.all("engine") == []
