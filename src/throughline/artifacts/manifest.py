@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from throughline.contracts.config import StrictModel, parse
-from throughline.contracts.errors import ArtifactError
+from throughline.contracts.errors import ArtifactError, ConfigError
 
 Kind = Literal[
     "dataset",
@@ -25,6 +25,8 @@ Kind = Literal[
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 MANIFEST_NAME = "manifest.json"
+# Raised when an older program could misread what is written.
+FORMAT_VERSION = 1
 
 
 class FileEntry(StrictModel):
@@ -39,6 +41,7 @@ class Manifest(StrictModel):
     """What `manifest.json` holds.
 
     Attributes:
+        format_version: Version of this layout.
         inputs: Digest of each input artifact by its role.
         config: The resolved config of the stage, in plain JSON types.
         code_version: Digest of the sources that made it; see `code_version`.
@@ -49,6 +52,7 @@ class Manifest(StrictModel):
         environment: Package versions, git commit and machine.
     """
 
+    format_version: int = FORMAT_VERSION
     kind: Kind
     name: str
     digest: str
@@ -68,7 +72,7 @@ class Manifest(StrictModel):
         """Reads a folder's manifest.
 
         Raises:
-            ArtifactError: If there is none or it is damaged.
+            ArtifactError: If there is none, it is damaged, or a newer program wrote it.
         """
         path = folder / MANIFEST_NAME
         try:
@@ -84,7 +88,20 @@ class Manifest(StrictModel):
                 seen=str(error),
                 fix="delete the folder and run its stage again",
             ) from None
-        return parse(cls, values, where=str(path))
+        version = values.get("format_version", FORMAT_VERSION) if isinstance(values, dict) else None
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise ArtifactError(
+                "manifest cannot be read by this version",
+                where=str(path),
+                seen=f"format_version {version!r}, {FORMAT_VERSION} known",
+                fix="use the version that wrote it, or delete the folder and run its stage again",
+            )
+        try:
+            return parse(cls, values, where=str(path))
+        except ConfigError as error:
+            raise ArtifactError(
+                "manifest is damaged", where=str(path), seen=str(error), fix="delete the folder and run its stage again"
+            ) from None
 
     def write(self, folder: Path) -> None:
         """Writes the manifest."""

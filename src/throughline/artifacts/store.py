@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
+import logging
 import os
 import shutil
 import time
@@ -26,6 +28,8 @@ from throughline.artifacts.manifest import (
 from throughline.contracts.errors import ArtifactError, InternalError
 
 STAGING = ".staging"
+_VERIFIED: set[tuple[Path, int, str]] = set()
+_logger = logging.getLogger("throughline.artifacts")
 FOLDER_DIGITS = 16
 
 
@@ -125,7 +129,13 @@ class ArtifactStore:
         return self.home / kind / digest[:FOLDER_DIGITS]
 
     def find(self, kind: str, digest: str) -> Artifact | None:
-        """Returns the artifact if it is there in full, by its manifest and the files' sizes."""
+        """Returns the artifact if it is there in full.
+
+        Files are compared by size, and by SHA-256 when this process finds the artifact for the first time.
+
+        Raises:
+            ArtifactError: If it is damaged; names the file.
+        """
         folder = self.folder(kind, digest)
         if not (folder / MANIFEST_NAME).is_file():
             return None
@@ -146,7 +156,7 @@ class ArtifactStore:
                     seen="missing" if not path.is_file() else f"{path.stat().st_size} bytes instead of {entry.size}",
                     fix=f"delete {folder} and run its stage again",
                 )
-        return Artifact(folder, manifest)
+        return _verified(Artifact(folder, manifest))
 
     def get(self, reference: str, kind: str | None = None) -> Artifact:
         """Returns the artifact of a digest, of its first digits (4 or more), or of a folder's path.
@@ -168,15 +178,17 @@ class ArtifactStore:
                 seen=seen,
                 fix=f"give a digest or folder of {self.home}",
             )
-        return matching[0]
+        return _verified(matching[0])
 
     def all(self, kind: str | None = None) -> list[Artifact]:
-        """Returns the artifacts, oldest first."""
-        found = [
-            Artifact(path.parent, Manifest.read(path.parent))
-            for each in ([kind] if kind else KINDS)
-            for path in (self.home / each).glob(f"*/{MANIFEST_NAME}")
-        ]
+        """Returns the artifacts, oldest first; one whose manifest cannot be read is left out with a warning."""
+        found = []
+        for each in [kind] if kind else KINDS:
+            for path in (self.home / each).glob(f"*/{MANIFEST_NAME}"):
+                try:
+                    found.append(Artifact(path.parent, Manifest.read(path.parent)))
+                except ArtifactError as error:
+                    _warn_once(str(error))
         return sorted(found, key=lambda item: (item.manifest.created, item.digest))
 
     def latest(self, kind: str, name: str | None = None) -> Artifact | None:
@@ -280,6 +292,8 @@ class StageRun:
             name: A better name than the one given at the start.
             licences: Terms that only the work itself found out; added to the others.
 
+        What is left of an artifact that lost its manifest makes way.
+
         Raises:
             InternalError: If there is nothing to commit.
         """
@@ -300,7 +314,13 @@ class StageRun:
         _sync(self.directory)
         final = self._store.folder(manifest.kind, manifest.digest)
         final.parent.mkdir(parents=True, exist_ok=True)
+        remains = self.directory.with_name(f"{self.directory.name}.remains")
+        if final.exists():
+            shutil.rmtree(remains, ignore_errors=True)
+            final.rename(remains)
         self.directory.rename(final)
+        _sync_folder(final.parent)
+        shutil.rmtree(remains, ignore_errors=True)
         self._committed = Artifact(final, manifest)
         return self._committed
 
@@ -315,6 +335,36 @@ def _sync(folder: Path) -> None:
     for path in _files(folder):
         with path.open("rb") as handle:
             os.fsync(handle.fileno())
+    for path in (folder, *(item for item in folder.rglob("*") if item.is_dir())):
+        _sync_folder(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts a folder's names on disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _verified(artifact: Artifact) -> Artifact:
+    """Returns the artifact, its files compared with their digests once in this process.
+
+    Raises:
+        ArtifactError: If a file is not what it was.
+    """
+    manifest = artifact.path / MANIFEST_NAME
+    stamp = (manifest, manifest.stat().st_mtime_ns, artifact.digest)
+    if stamp not in _VERIFIED:
+        artifact.verify()
+        _VERIFIED.add(stamp)
+    return artifact
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    _logger.warning("left out: %s", text)
 
 
 def _files(folder: Path) -> Iterator[Path]:

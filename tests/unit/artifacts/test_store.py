@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -118,20 +118,47 @@ def test_damage_is_found(tmp_path: Path) -> None:
     (one.path / "data.txt").write_text("abd")
     with pytest.raises(ArtifactError, match=r"data\.txt — seen: changed"):
         one.verify()
+    with pytest.raises(ArtifactError, match=r"data\.txt — seen: changed"):
+        make(store, text="abc")
+    with pytest.raises(ArtifactError, match=r"data\.txt — seen: changed"):
+        store.get(one.digest[:8])
     (one.path / "data.txt").write_text("ab")
     with pytest.raises(ArtifactError, match="2 bytes instead of 3"):
         make(store, text="abc")
 
 
-def test_a_damaged_manifest_names_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "manifest is not JSON"),
+        ("[]", "cannot be read by this version"),
+        ('{"kind": "dataset"}', "manifest is damaged.*digest"),
+        ('{"format_version": 99, "added later": 1}', "format_version 99, 1 known"),
+    ],
+)
+def test_one_manifest_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, message: str
+) -> None:
+    store = ArtifactStore(tmp_path)
+    one, two = make(store), make(store, text="y")
+    (one.path / "manifest.json").write_text(text)
+    assert store.all() == [two]
+    assert store.get(two.digest[:8]) == two
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert re.search(message, warning) and str(one.path) in warning
+    with pytest.raises(ArtifactError, match=message):
+        make(store)
+
+
+def test_an_artifact_that_lost_its_manifest_is_made_again(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     one = make(store)
-    (one.path / "manifest.json").write_text("{")
-    with pytest.raises(ArtifactError, match=r"manifest\.json"):
-        store.all()
-    (one.path / "manifest.json").write_text(json.dumps({"kind": "dataset"}))
-    with pytest.raises(Exception, match="digest"):
-        store.all()
+    (one.path / "manifest.json").unlink()
+    (one.path / "data.txt").write_text("half")
+    again = make(store)
+    assert again.path == one.path and (again.path / "data.txt").read_text() == "x"
+    assert store.all() == [again]
+    assert not any(path.is_dir() for path in (tmp_path / STAGING).iterdir())
 
 
 def test_code_version_follows_the_sources() -> None:
