@@ -28,7 +28,7 @@ def load_questions(
     Raises:
         DataError: If no record fits the context.
     """
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = [json.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
     rng = random.Random(seed)
     rng.shuffle(rows)
     pool: list[BenchRequest] = []
