@@ -10,30 +10,30 @@ from pathlib import Path
 from throughline.artifacts import ArtifactStore
 
 # Wall seconds with the default model on two cores of a processor with AVX512-BF16, and what the probe says there.
-# `compare` and `bench` are estimates. Other models and machines correct them as their stages finish.
-REFERENCE_GFLOPS = 100.0
+# Other models and machines correct them as their stages finish.
+REFERENCE_GFLOPS = 240.0
 REFERENCE = {
-    "convert": 6.0,
-    "data": 9.0,
-    "train": 1000.0,
-    "build": 110.0,
-    "evaluate": 540.0,
-    "compare": 150.0,
+    "convert": 5.0,
+    "data": 6.0,
+    "train": 700.0,
+    "build": 67.0,
+    "evaluate": 241.0,
+    "compare": 36.0,
     "decide": 1.0,
-    "deploy": 12.0,
-    "bench": 240.0,
+    "deploy": 4.0,
+    "bench": 97.0,
 }
 # Of debug=fast.
 REFERENCE_FAST = {
-    "convert": 6.0,
-    "data": 8.0,
-    "train": 45.0,
-    "build": 40.0,
-    "evaluate": 60.0,
-    "compare": 30.0,
+    "convert": 5.0,
+    "data": 4.0,
+    "train": 20.0,
+    "build": 17.0,
+    "evaluate": 25.0,
+    "compare": 13.0,
     "decide": 1.0,
-    "deploy": 12.0,
-    "bench": 60.0,
+    "deploy": 4.0,
+    "bench": 25.0,
 }
 _PROBE_SIZE = 512
 _PROBE_SECONDS = 0.25

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from throughline.artifacts import ArtifactStore
+from throughline.artifacts import ArtifactStore, Promotions, promoted_lines
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,7 +158,10 @@ def test_killed_in_every_stage_it_completes_and_then_finds_everything(line: Line
             assert 0 <= cell["itl_p50"] < cell["e2e_p50"]
     assert set(report["stages"]) == {"setup", *KINDS}
     assert report["promoted"] in {"bf16", "int8"}
-    engine = store.get(report["decision"]["engine_digest"], "engine")
+    engine = store.get(report["decision"]["promoted_digest"], "engine")
+    (promoted,) = promoted_lines(store)
+    assert (promoted.profile, promoted.debug) == ("laptop", "fast")
+    assert [entry.engine for entry in Promotions(store, promoted).history()] == [engine.digest]
     kinds = ["checkpoint", "dataset", "adapter", "checkpoint", "engine"]
     assert sorted(item["kind"] for item in report["lineage"]) == sorted(kinds)
     assert {item.manifest.kind for item in store.ancestors(engine)} == {"dataset", "adapter", "checkpoint"}
@@ -180,3 +183,4 @@ def test_killed_in_every_stage_it_completes_and_then_finds_everything(line: Line
     second = line.finish()
     assert {artifact.digest for artifact in store.all()} == before
     assert "made in" not in second
+    assert [entry.engine for entry in Promotions(store, promoted).history()] == [engine.digest]

@@ -69,7 +69,9 @@ def test_lora_learns_and_merges_exactly(dataset: Path, tiny_checkpoint: Path, tm
     report = fit(dataset, tiny_checkpoint, out, on_step=lambda step, of, metrics: seen.append(step), probe=probe)
     assert seen == list(range(1, 31))
     curves = json.loads((out / "training.json").read_text())
-    assert curves["train"][-1]["loss"] < curves["train"][0]["loss"]
+    # The same records at each validation; packs of training differ too much to compare one with another.
+    first, *_, last = (row["val_loss"] for row in curves["validation"])
+    assert last < first
     assert report.validation_loss == curves["validation"][-1]["val_loss"]
     assert curves["validation"][-1]["probe/x"] == 0.5
     assert probed
