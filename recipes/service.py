@@ -77,6 +77,7 @@ def gateway(server: TritonServer, name: str, engine: Artifact, settings: Gateway
 
 
 def curl(url: str, name: str, question: str, *, lead: str = "") -> str:
-    """Returns a command that asks the gateway one question."""
-    body = json.dumps({"model": name, "messages": [{"role": "user", "content": question}]}, ensure_ascii=False)
+    """Returns a command that asks the gateway one question; greedy, since sampling leads a small model astray."""
+    messages = [{"role": "user", "content": question}]
+    body = json.dumps({"model": name, "temperature": 0, "messages": messages}, ensure_ascii=False)
     return f"{lead}curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}"
