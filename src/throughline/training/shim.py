@@ -32,17 +32,17 @@ class _TorchOnCpu:
 
 @contextlib.contextmanager
 def cpu_shim() -> Iterator[bool]:
-    """Applies the shim for the length of the block; yields whether it was needed.
+    """Applies the shim for the length of the block where there is no CUDA; yields whether it was needed.
 
     TorchDynamo is switched off with it, because AutoModel compiles small kernels through a C++ compiler
     that a laptop may not have.
     """
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     import torch
 
     if torch.cuda.is_available():
         yield False
         return
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     modules = [importlib.import_module(name) for name in _MODULES]
     proxy = _TorchOnCpu(torch)
     saved = [(module, module.torch) for module in modules]

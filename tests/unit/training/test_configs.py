@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -111,3 +112,59 @@ def test_a_base_that_cannot_be_used_is_named(tmp_path: Path, change: str, messag
         (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint_config(folder)
+
+
+# A value other than the default of every setting that reaches AutoModel.
+TRAINER_CHANGES: dict[str, Any] = {
+    "max_tokens": 100,
+    "max_steps": 3,
+    "global_batch_size": 8,
+    "local_batch_size": 2,
+    "max_tokens_per_batch": 17,
+    "group_by_task": False,
+    "lr": 5e-4,
+    "min_lr_ratio": 0.5,
+    "lr_warmup_steps": 3,
+    "betas": (0.8, 0.95),
+    "weight_decay": 0.1,
+    "max_grad_norm": 0.3,
+    "val_every_steps": 2,
+    "val_records": 5,
+    "ckpt_every_steps": 2,
+    "torch_dtype": "float64",
+    "strategy": "fsdp2",
+    "seed": 7,
+}
+# What the recipe and torch itself take.
+TRAINER_ELSEWHERE = {"probe_size", "probe_max_new_tokens", "num_threads"}
+PEFT_CHANGES: dict[str, Any] = {
+    "dim": 3,
+    "alpha": 5,
+    "dropout": 0.25,
+    "target_modules": ("*q_proj",),
+    "exclude_modules": ("*lm_head*",),
+    "layers_to_transform": (0, 1),
+    "use_dora": True,
+}
+
+
+def test_every_setting_is_looked_at() -> None:
+    assert set(TRAINER_CHANGES) | TRAINER_ELSEWHERE == set(TrainerSpec.model_fields)
+    assert set(PEFT_CHANGES) == set(PeftSpec.model_fields)
+
+
+@pytest.mark.parametrize("name", [*TRAINER_CHANGES, *PEFT_CHANGES])
+def test_every_setting_reaches_automodel(tmp_path: Path, tiny_checkpoint: Path, name: str) -> None:
+    write(tmp_path / "train.parquet", [[index, index, index] for index in range(80)])
+
+    def rendered(trainer: TrainerSpec, peft: PeftSpec) -> dict[str, Any]:
+        return sft.automodel_config(
+            tmp_path, tiny_checkpoint, tmp_path / "work", peft=peft, trainer=trainer, tracking=TrackingSpec()
+        )
+
+    trainer, peft = TrainerSpec(max_tokens=0, torch_dtype="float32"), PeftSpec()
+    if name in TRAINER_CHANGES:
+        changed = rendered(trainer.model_copy(update={name: TRAINER_CHANGES[name]}), peft)
+    else:
+        changed = rendered(trainer, peft.model_copy(update={name: PEFT_CHANGES[name]}))
+    assert changed != rendered(trainer, peft)
