@@ -68,6 +68,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir
     for name in TOKENIZER_FILES:
         if (tiny_tokenizer_dir / name).is_file():
             shutil.copyfile(tiny_tokenizer_dir / name, folder / name)
+    (folder / "LICENSE").write_text("Nobody's weights: do with them what you like.\n")
     return folder
 
 

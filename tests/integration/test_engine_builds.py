@@ -47,6 +47,7 @@ def test_build_verifies_and_is_as_small_as_its_precision_says(
     assert fractions[0] == 0
     assert heard[-1] == ("golden", pytest.approx(1.0))
     card = (tmp_path / "engine" / "ENGINE_CARD.md").read_text()
+    assert (tmp_path / "engine" / "LICENSE").is_file()
     assert "not a TensorRT engine" in card
     assert ("FP8 saves disk space only" in card) == (precision == "fp8")
 

@@ -96,6 +96,7 @@ def test_lora_learns_and_merges_exactly(dataset: Path, tiny_checkpoint: Path, tm
         found = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)(tokens).logits
     assert torch.allclose(wanted, found, atol=1e-3)
     assert (merged / "tokenizer.json").is_file()
+    assert (merged / "LICENSE").read_text() == (tiny_checkpoint / "LICENSE").read_text()
 
 
 SIGNALLED = """

@@ -10,6 +10,7 @@ from throughline.contracts.errors import CheckpointError
 
 # `model_type` of the families that conversion, training and engines know alike.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+_TERMS = ("LICENSE", "LICENCE", "NOTICE")
 
 
 def read_checkpoint_config(folder: Path) -> dict[str, Any]:
@@ -48,3 +49,8 @@ def read_checkpoint_config(folder: Path) -> dict[str, Any]:
             "base checkpoint has no tokenizer.json", where=str(folder), fix="save its fast tokenizer there"
         )
     return config
+
+
+def licence_files(folder: Path) -> list[Path]:
+    """Returns the files that go wherever the weights go: LICENSE, NOTICE and their variants."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.name.upper().startswith(_TERMS))

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from throughline.contracts.checkpoint import read_checkpoint_config
+from throughline.contracts.checkpoint import licence_files, read_checkpoint_config
 from throughline.contracts.errors import CheckpointError
 from throughline.conversion.chatml import TURN_END, TURN_START
 from throughline.conversion.gguf import write_json
@@ -42,9 +42,9 @@ def adopt_folder(source: Path, folder: Path, template: TemplateSpec, *, licence:
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     _check_vocabulary(tokenizer, config, source)
     chosen = choose(template, _model_side(source, tokenizer))
-    for path in sorted(source.iterdir()):
-        if path.is_file() and (path.suffix in _SUFFIXES or path.name.upper().startswith("LICENSE")):
-            _bring(path, folder / path.name)
+    wanted = {path for path in source.iterdir() if path.is_file() and path.suffix in _SUFFIXES}
+    for path in sorted(wanted.union(licence_files(source))):
+        _bring(path, folder / path.name)
     if template.choice != KEEP:
         _put_template(folder, chosen, tokenizer)
     return Conversion(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from throughline.contracts.checkpoint import licence_files
 from throughline.contracts.errors import CheckpointError, InternalError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -13,7 +14,7 @@ LOGIT_TOLERANCE = 1e-3
 
 
 def merge(base: Path, adapter: Path, out: Path, *, dtype: str = "bfloat16") -> float:
-    """Writes the merged checkpoint as a Hugging Face folder with the base's tokenizer.
+    """Writes the merged checkpoint as a Hugging Face folder with the base's tokenizer and licence.
 
     Args:
         base: Base checkpoint.
@@ -56,7 +57,7 @@ def merge(base: Path, adapter: Path, out: Path, *, dtype: str = "bfloat16") -> f
     if difference > LOGIT_TOLERANCE:
         raise InternalError("merging changed the model", where=str(adapter), seen=f"logits differ by {difference:.2e}")
     merged.to(getattr(torch, dtype)).save_pretrained(out, safe_serialization=True)
-    for name in TOKENIZER_FILES:
-        if (base / name).is_file():
-            shutil.copy2(base / name, out / name)
+    tokenizer = [path for name in TOKENIZER_FILES if (path := base / name).is_file()]
+    for path in (*tokenizer, *licence_files(base)):
+        shutil.copy2(path, out / path.name)
     return difference

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from throughline.contracts.checkpoint import licence_files
 from throughline.contracts.engine import ENGINE_FILE, BuildReport, CalibrationData, EngineInfo, EngineSpec, Progress
 from throughline.engines.card import mib, render_card
 from throughline.engines.cpu import resources
@@ -185,9 +186,9 @@ class _Checkpoint:
         )
 
     def copy_files(self, out_dir: Path) -> None:
-        for name in _COPIED:
-            if (self.folder / name).is_file():
-                shutil.copyfile(self.folder / name, out_dir / name)
+        known = [path for name in _COPIED if (path := self.folder / name).is_file()]
+        for path in (*known, *licence_files(self.folder)):
+            shutil.copyfile(path, out_dir / path.name)
         generation = self.generation | {"eos_token_id": list(self.eos)}
         (out_dir / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
 
