@@ -37,9 +37,7 @@ def make(config: Config) -> Artifact:
     store = config.store()
     engine = inputs.engine(store, config.target, config.profile)
     dataset = inputs.artifact(store, "dataset", config.dataset, key="dataset")
-    inputs.check_rendering(
-        dataset, engine.path, fix="run `python -m recipes.data` with this model, or name its dataset=…"
-    )
+    inputs.check_rendering(dataset, engine.path)
     packages = [
         "throughline.benchmarking",
         "throughline.engines",

@@ -38,9 +38,7 @@ def make(config: Config, *, label: str = "") -> Artifact:
     store = config.store()
     engine = inputs.artifact(store, "engine", config.target, key="target")
     dataset = inputs.artifact(store, "dataset", config.dataset, key="dataset")
-    inputs.check_rendering(
-        dataset, engine.path, fix="run `python -m recipes.data` with this model, or name its dataset=…"
-    )
+    inputs.check_rendering(dataset, engine.path)
     name = label or engine.manifest.name
     stage = store.stage(
         "evaluation",

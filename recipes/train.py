@@ -31,9 +31,7 @@ def make(config: Config) -> tuple[Artifact, Artifact]:
     store = config.store()
     dataset = inputs.artifact(store, "dataset", config.dataset, key="dataset")
     base = inputs.base_checkpoint(config)
-    inputs.check_rendering(
-        dataset, base.path, fix="run `python -m recipes.data` with this model, or name its dataset=…"
-    )
+    inputs.check_rendering(dataset, base.path)
     adapter = make_adapter(config, store, dataset, base)
     return adapter, make_checkpoint(config, store, adapter, base)
 
