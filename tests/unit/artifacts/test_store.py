@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,24 @@ def test_damage_is_found(tmp_path: Path) -> None:
         make(store, text="abc")
 
 
+class _Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """What the store logs, wherever a command that ran before has led its own logger."""
+    logger, kept = logging.getLogger("throughline.artifacts"), _Kept()
+    logger.addHandler(kept)
+    yield kept.messages
+    logger.removeHandler(kept)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -137,14 +157,14 @@ def test_damage_is_found(tmp_path: Path) -> None:
     ],
 )
 def test_one_manifest_that_cannot_be_read_hides_no_other(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, message: str
+    tmp_path: Path, warnings: list[str], text: str, message: str
 ) -> None:
     store = ArtifactStore(tmp_path)
     one, two = make(store), make(store, text="y")
     (one.path / "manifest.json").write_text(text)
     assert store.all() == [two]
     assert store.get(two.digest[:8]) == two
-    (warning,) = (record.getMessage() for record in caplog.records)
+    (warning,) = warnings
     assert re.search(message, warning) and str(one.path) in warning
     with pytest.raises(ArtifactError, match=message):
         make(store)
