@@ -11,10 +11,6 @@ from typing import Any
 from throughline.contracts.errors import DataError
 from throughline.training.packing import Record, pack, plan
 
-# oneDNN generates and caches code for every shape that it meets; with a new length in each pack it did little else.
-_TOKENS_MULTIPLE = 32
-_LABELS_MULTIPLE = 16
-
 
 def read_records(path: Path) -> list[Record]:
     """Reads the Parquet columns `input_ids` and `labels`, and `task` where it is there.
@@ -105,8 +101,7 @@ class PackedDataset:
         return len(self.schedule.packs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        packed = pack([self.schedule.records[record] for record in self.schedule.packs[index]])
-        return packed.batch(_TOKENS_MULTIPLE, _LABELS_MULTIPLE)
+        return pack([self.schedule.records[record] for record in self.schedule.packs[index]]).batch()
 
 
 def single(batch: list[dict[str, Any]]) -> dict[str, Any]:

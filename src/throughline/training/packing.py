@@ -51,25 +51,20 @@ class Pack:
     label_positions: list[int]
     labels: list[int]
 
-    def batch(self, tokens_multiple: int = 1, labels_multiple: int = 1) -> dict[str, Any]:
+    def batch(self) -> dict[str, Any]:
         """Returns a causal language model's arguments, and the labels of the logits that it gives.
 
         `input_ids` and `position_ids` int64 [1, S], `logits_to_keep` int64 [n], `labels` int64 [1, n], and `segments`
-        for `throughline.training.attention`. S and n are filled up to multiples of `tokens_multiple` and
-        `labels_multiple`, with a segment that no record sees and with labels of -100.
+        for `throughline.training.attention`.
         """
         import torch
 
-        spare = -len(self.input_ids) % tokens_multiple
-        blank = -len(self.labels) % labels_multiple
-        ids = [*self.input_ids, *[self.input_ids[0]] * spare]
-        positions = [*self.label_positions, *[len(ids) - 1] * blank]
         return {
-            "input_ids": torch.tensor([ids]),
-            "position_ids": torch.tensor([[*self.position_ids, *range(spare)]]),
-            "logits_to_keep": torch.tensor(positions),
-            "segments": [*self.segments, (spare, -1)] if spare else self.segments,
-            "labels": torch.tensor([[*self.labels, *[-100] * blank]]),
+            "input_ids": torch.tensor([self.input_ids]),
+            "position_ids": torch.tensor([self.position_ids]),
+            "logits_to_keep": torch.tensor(self.label_positions),
+            "segments": self.segments,
+            "labels": torch.tensor([self.labels]),
         }
 
 

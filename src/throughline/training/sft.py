@@ -203,8 +203,6 @@ def automodel_config(
             "lr": trainer.lr,
             "betas": list(trainer.betas),
             "weight_decay": trainer.weight_decay,
-            # One call an adapter instead of ten: of a laptop's short steps the loop over 420 of them was a tenth.
-            "fused": True,
         },
         "lr_scheduler": {
             "lr_decay_style": "cosine",
