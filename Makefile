@@ -6,7 +6,7 @@ export GOMP_SPINCOUNT ?= 1000
 export WANDB_MODE ?= offline
 export HYDRA_FULL_ERROR ?= 0
 
-.PHONY: run test setup serve chat convert data train eval build deploy bench lint format validate clean
+.PHONY: run test setup serve chat convert data train eval build compare deploy bench lint format validate clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -27,7 +27,7 @@ serve: setup  ## the promoted engine behind the OpenAI gateway, until Ctrl-C
 chat: setup  ## talk to what `make serve` serves
 	@$(BIN)/python -m recipes.chat $(ARGS)
 
-convert data train build deploy bench: setup  ## one stage; pass overrides with ARGS="key=value"
+convert data train build compare deploy bench: setup  ## one stage; pass overrides with ARGS="key=value"
 	@$(BIN)/python -m recipes.$@ $(ARGS)
 
 eval: setup  ## score the models on the acceptance set

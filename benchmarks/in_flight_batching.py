@@ -55,12 +55,13 @@ def one_round(url: str, model: str) -> dict[str, float]:
 def main() -> int:
     """Runs the comparison and prints one JSON object; returns 1 if the short request ever waited."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", default="promoted", help="digest of an engine artifact")
+    parser.add_argument("--engine", default="promoted", help="digest of an engine artifact, or `promoted`")
+    parser.add_argument("--profile", default="laptop", help="the profile that promoted it")
     parser.add_argument("--home", default="artifacts", help="the artifact store")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     store = ArtifactStore(arguments.home)
-    engine = inputs.artifact(store, "engine", arguments.engine, key="--engine")
+    engine = inputs.engine(store, arguments.engine, arguments.profile, key="--engine")
     folder = store.home / "run" / "in-flight"
     folder.mkdir(parents=True, exist_ok=True)
     with service.triton(store, engine, "bench", ServeSpec(), folder / "model_repository", folder) as server:

@@ -1,4 +1,4 @@
-"""Benchmarks an engine in process, through Triton and through the gateway, interleaved in one run.
+"""Benchmarks an engine alone, through Triton and through the gateway, interleaved in one run.
 
 python -m recipes.bench
 python -m recipes.bench 'targets=[raw]' target=3f2a91 bench.repeats=5
@@ -8,18 +8,42 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field
 
 from recipes import app, inputs, service
 from throughline.artifacts import Artifact, code_version
-from throughline.contracts.benchmark import BenchSpec
+from throughline.contracts.benchmark import BenchRequest, BenchSpec
 from throughline.contracts.engine import EngineInfo
 from throughline.contracts.serving import ServeSpec
 
+if TYPE_CHECKING:
+    from throughline.benchmarking.scenario import Render
+    from throughline.benchmarking.targets import RawTarget
+
 NAME = "bench"
+# What a serving benchmark measures, and what measures it.
+MEASURED = (
+    "throughline.benchmarking",
+    "throughline.engines",
+    "throughline.triton",
+    "throughline.gateway",
+    "recipes.bench",
+    "recipes.raw_engine",
+)
+
+
+class HasPool(Protocol):
+    """A recipe's config that draws requests from a dataset's questions."""
+
+    @property
+    def bench(self) -> BenchSpec:
+        """Sizes of the matrix."""
+
+    @property
+    def pool(self) -> int:
+        """Questions in the pool."""
 
 
 class Config(app.RecipeConfig):
@@ -38,12 +62,6 @@ def make(config: Config) -> Artifact:
     engine = inputs.engine(store, config.target, config.profile)
     dataset = inputs.artifact(store, "dataset", config.dataset, key="dataset")
     inputs.check_rendering(dataset, engine.path)
-    packages = [
-        "throughline.benchmarking",
-        "throughline.engines",
-        "throughline.triton",
-        "throughline.gateway",
-    ]
     stage = store.stage(
         "benchmark",
         engine.manifest.name,
@@ -53,7 +71,7 @@ def make(config: Config) -> Artifact:
             "targets": list(config.targets),
             "pool": config.pool,
         },
-        code_version=code_version(*packages),
+        code_version=code_version(*MEASURED),
         seed=config.seed,
     )
     with stage as run:
@@ -66,50 +84,38 @@ def make(config: Config) -> Artifact:
 
 def measure(config: Config, engine: Artifact, dataset: Artifact) -> dict[str, Any]:
     """Runs the matrix over the wanted targets; servers live as long as it takes, on free ports."""
-    from throughline import engines
     from throughline.benchmarking.matrix import run_matrix
-    from throughline.benchmarking.scenario import describe, load_questions
-    from throughline.benchmarking.targets import LocustTarget, RawTarget, Target, TritonTarget
+    from throughline.benchmarking.scenario import describe
+    from throughline.benchmarking.targets import LocustTarget, Target, TritonTarget
     from throughline.reporting.progress import Progress
 
     spec = config.bench
-    pool = load_questions(
-        dataset.path / "acceptance.jsonl",
-        output_lengths=json.loads((dataset.path / "answer_lengths.json").read_text()),
-        max_seq_len=EngineInfo.read(engine.path).spec.max_seq_len,
-        size=config.pool,
-        seed=spec.seed,
-    )
+    pool, render = questions(config, engine, dataset)
     options: dict[str, Any] = {"ignore_eos": spec.ignore_eos, "timeout_seconds": spec.timeout_seconds}
     targets: list[Target] = []
-    pids: dict[str, list[int]] = {}
     with contextlib.ExitStack() as stack:
         # A fixed folder, so that a run after a kill finds the server that was left behind and ends it.
         folder = service.run_dir(config.store()) / "bench"
         folder.mkdir(exist_ok=True)
         if "raw" in config.targets:
-            runtime = engines.load(engine.path)
-            stack.callback(runtime.close)
-            targets.append(RawTarget(runtime, ignore_eos=spec.ignore_eos))
-            pids["raw"] = [os.getpid()]
+            targets.append(stack.enter_context(raw_target(engine, spec)))
         if {"triton", "gateway"} & set(config.targets):
             serve = ServeSpec()
             server = stack.enter_context(
                 service.triton(config.store(), engine, NAME, serve, folder / "model_repository", folder)
             )
-            pids["triton"] = [server.pid]
             if "triton" in config.targets:
-                targets.append(TritonTarget(server.grpc_url, NAME, **options))
+                targets.append(TritonTarget(server.grpc_url, NAME, server_pid=server.pid, **options))
             if "gateway" in config.targets:
                 process = stack.enter_context(service.gateway(server, NAME, engine, service.GatewaySettings(port=0)))
-                pids["gateway"] = [server.pid, process.pid]
-                targets.append(stack.enter_context(LocustTarget(process.url, NAME, **options)))
+                pids = (server.pid, process.pid)
+                targets.append(stack.enter_context(LocustTarget(process.url, NAME, server_pids=pids, **options)))
         with Progress(f"bench {engine.manifest.name}", total=100, unit="%") as progress:
             cells, records = run_matrix(
                 targets,
                 pool,
                 spec,
-                pids=pids,
+                render=render,
                 on_progress=lambda phase, fraction: progress.update(int(100 * fraction), cell=phase),
             )
     first_tokens = {
@@ -121,6 +127,35 @@ def measure(config: Config, engine: Artifact, dataset: Artifact) -> dict[str, An
         "time_to_first_token_seconds": first_tokens,
         "pool": describe(pool),
     }
+
+
+def questions(config: HasPool, engine: Artifact, dataset: Artifact) -> tuple[list[BenchRequest], Render]:
+    """Returns the requests to draw from, and what renders them for the engine once they are marked."""
+    from throughline.benchmarking.scenario import load_questions
+    from throughline.data.render import Renderer
+
+    pool = load_questions(
+        dataset.path / "acceptance.jsonl",
+        output_lengths=json.loads((dataset.path / "answer_lengths.json").read_text()),
+        max_seq_len=EngineInfo.read(engine.path).spec.max_seq_len,
+        size=config.pool,
+        seed=config.bench.seed,
+    )
+    renderer = Renderer(engine.path)
+    return pool, lambda messages, tools: renderer.prompt(messages, tools)[1]
+
+
+def raw_target(engine: Artifact, spec: BenchSpec, name: str = "raw", *, resident: bool = True) -> RawTarget:
+    """Returns the engine alone, in a process that the target starts."""
+    from throughline.benchmarking.targets import RawTarget
+
+    return RawTarget(
+        ("recipes.raw_engine", str(engine.path.absolute())),
+        ignore_eos=spec.ignore_eos,
+        timeout_seconds=spec.timeout_seconds,
+        name=name,
+        resident=resident,
+    )
 
 
 @app.recipe(Config)

@@ -15,12 +15,14 @@ from recipes import (
     app,
     bench,
     build,
+    compare,
     convert,
     data,
     deploy,
     evaluate,
     inputs,
     lifecycle_report,
+    results,
     service,
     stage_seconds,
     train,
@@ -59,7 +61,7 @@ def make(config: Config, table: StageTable) -> Run:
     """
     run = make_quality(config, table)
     digest = f"dataset={run.evaluated[config.precisions[0]].manifest.inputs['dataset']}"
-    run.raw_benchmarks = run.stage("compare", lambda: _compare(run, digest), lambda found: list(found.values()))
+    run.comparison = run.stage("compare", lambda: _compare(run, digest), lambda item: [item])
     decided = run.stage("decide", lambda: _decide(run), lambda item: [item])
     run.decision = json.loads((decided.path / "decision.json").read_text())
     if run.decision["promoted"] is not None:
@@ -103,22 +105,11 @@ def _evaluate(run: Run, dataset: str) -> dict[str, Artifact]:
     return found
 
 
-def _compare(run: Run, dataset: str) -> dict[str, Artifact]:
-    """Measures every precision's raw speed at one concurrency."""
+def _compare(run: Run, dataset: str) -> Artifact:
+    """Measures every precision's raw speed at one concurrency, in rounds that they share."""
+    engines = ",".join(run.engines[name].digest for name in run.config.precisions)
     concurrency = f"bench.concurrency=[{run.config.compare_concurrency}]"
-    return {
-        name: bench.make(
-            run.compose(
-                "bench",
-                bench.Config,
-                dataset,
-                f"target={run.engines[name].digest}",
-                "targets=[raw]",
-                last=[concurrency],
-            )
-        )
-        for name in run.each(run.config.precisions)
-    }
+    return compare.make(run.compose("compare", compare.Config, dataset, f"engines=[{engines}]", last=[concurrency]))
 
 
 def _decide(run: Run) -> Artifact:
@@ -126,12 +117,11 @@ def _decide(run: Run) -> Artifact:
     from throughline.evaluation.gate import choose, decide
 
     names = run.config.precisions
-    speeds = {
-        name: artifact.manifest.metrics["cells"][0]["tokens_per_second"]["value"]
-        for name, artifact in run.raw_benchmarks.items()
-    }
+    cells = run.raw_cells()
+    speeds = {name: cell["tokens_per_second"]["value"] for name, cell in cells.items()}
     inputs = {f"evaluation-{name}": run.evaluated[name] for name in names}
-    inputs |= {f"benchmark-{name}": run.raw_benchmarks[name] for name in names}
+    if run.comparison is not None:
+        inputs["benchmark"] = run.comparison
     stage = run.config.store().stage(
         "decision",
         "promotion",
@@ -141,7 +131,7 @@ def _decide(run: Run) -> Artifact:
             "precisions": list(names),
             "line": asdict(run.config.line),
         },
-        code_version=code_version("throughline.evaluation", "recipes.lifecycle"),
+        code_version=code_version("throughline.evaluation", "throughline.benchmarking", "recipes.lifecycle"),
     )
     with stage as attempt:
         if attempt.cached:
@@ -150,7 +140,9 @@ def _decide(run: Run) -> Artifact:
         others = {name: candidates[name] for name in names[1:]}
         verdicts = decide(candidates[names[0]], others, run.config.gate)
         weights = {name: int(run.engines[name].manifest.metrics["weight_bytes"]) for name in names}
-        chosen, reason = choose(verdicts, candidates, speeds, weights)
+        chosen, reason = choose(
+            verdicts, candidates, speeds, lambda over, under: results.cell_ratio(cells[over], cells[under]), weights
+        )
         passed = chosen in verdicts and verdicts[chosen].decision == "GO"
         decision = {
             "line": asdict(run.config.line),

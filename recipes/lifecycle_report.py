@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,7 +41,7 @@ def write(run: Run, folder: Path) -> Path:
 
 def figures(run: Run) -> dict[str, Any]:
     """Returns quality by set, serving, stages, sizes, lineage and the promoted engine by name."""
-    cells = _serving(run).get("cells", [])
+    cells, raw = _serving(run).get("cells", []), run.raw_cells()
     return {
         "quality": {name: results.quality_json(found[GATED_SET]) for name, found in run.sets.items()},
         "quality_by_set": {
@@ -56,7 +55,7 @@ def figures(run: Run) -> dict[str, Any]:
                 "digest": engine.digest,
                 "weight_bytes": engine.manifest.metrics["weight_bytes"],
                 "tokens_per_second": run.decision["tokens_per_second"].get(name),
-                "memory_bytes": _memory(run, name),
+                "memory_bytes": raw.get(name, {}).get("memory_bytes"),
             }
             for name, engine in run.engines.items()
         },
@@ -211,10 +210,11 @@ def _engine_table(run: Run) -> Table:
 
     users = run.decision["concurrency"]
     metric = results.leading(run.sets)
+    raw = run.raw_cells()
     rows: list[list[object]] = []
     for name in run.config.precisions:
         engine, judged = run.engines[name], run.decision["verdicts"][name]
-        memory = _memory(run, name)
+        memory = raw[name].get("memory_bytes")
         found = [run.sets[name].get(asked) for asked in (GATED_SET, SHIFTED_SET)]
         values = [item.metrics.get(metric) if item else None for item in found]
         rows.append(
@@ -242,7 +242,9 @@ def _engine_table(run: Run) -> Table:
 
 
 def _engine_section(run: Run) -> Section:
-    return Section("Engines", run.decision["reason"], [_engine_table(run)], [])
+    names = {cell["target"]: name for name, cell in run.raw_cells().items()}
+    cells = [{**cell, "target": names[cell["target"]]} for cell in run.raw_cells().values()]
+    return Section("Engines", run.decision["reason"], [_engine_table(run), results.comparison_table(cells)], [])
 
 
 def _serving_section(run: Run) -> Section:
@@ -250,8 +252,9 @@ def _serving_section(run: Run) -> Section:
     cells = serving["cells"]
     most = max(cell["concurrency"] for cell in cells)
     text = (
-        f"{serving['engine']}: raw is the engine in process, triton its gRPC stream, gateway OpenAI streaming "
-        "under Locust. Targets take turns within each round. Raw is the limit of the two above it."
+        f"{serving['engine']}: raw is the engine alone in a process, triton its gRPC stream, gateway OpenAI streaming "
+        "under Locust. Targets take turns within each round, on the same requests with a number before each, so that "
+        "none finds another's prompts in a cache. Raw is the limit of the two above it."
     )
     plots = [results.throughput_plot(cells), results.first_token_plot(serving, most)]
     return Section("Serving", text, [results.serving_table(cells), results.ratio_table(cells)], plots)
@@ -331,17 +334,10 @@ def _serving(run: Run) -> dict[str, Any]:
 
 
 def _ratio_values(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    raw = {cell["concurrency"]: cell["per_repeat_tokens_per_second"] for cell in cells if cell["target"] == "raw"}
+    raw = {cell["concurrency"]: cell for cell in cells if cell["target"] == "raw"}
     found: dict[str, dict[str, float]] = {}
-    for name in dict.fromkeys(cell["target"] for cell in cells if cell["target"] != "raw"):
-        for users, reference in raw.items():
-            values = results.ratios(cells, name, users, reference)
-            if values:
-                found.setdefault(name, {})[str(users)] = statistics.median(values)
+    for cell in cells:
+        users = cell["concurrency"]
+        if cell["target"] != "raw" and users in raw:
+            found.setdefault(cell["target"], {})[str(users)] = results.cell_ratio(cell, raw[users]).value
     return found
-
-
-def _memory(run: Run, name: str) -> int | None:
-    artifact = run.raw_benchmarks.get(name)
-    value = artifact.manifest.metrics["cells"][0].get("memory_bytes") if artifact else None
-    return int(value) if value else None

@@ -25,6 +25,7 @@ class StagesSpec(StrictModel):
     train: tuple[str, ...] = ()
     build: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()
+    compare: tuple[str, ...] = ()
     deploy: tuple[str, ...] = ()
     bench: tuple[str, ...] = ()
 
@@ -73,9 +74,17 @@ class Run:
     engines: dict[str, Artifact] = field(default_factory=dict)
     evaluated: dict[str, Artifact] = field(default_factory=dict)
     sets: dict[str, dict[str, Evaluation]] = field(default_factory=dict)
-    raw_benchmarks: dict[str, Artifact] = field(default_factory=dict)
+    comparison: Artifact | None = None
     decision: dict[str, Any] = field(default_factory=dict)
     serving: Artifact | None = None
+
+    def raw_cells(self) -> dict[str, dict[str, Any]]:
+        """Returns the benchmark cell of each precision's engine alone."""
+        if self.comparison is None:
+            return {}
+        found = self.comparison.manifest.metrics
+        by_digest = {found["engines"][cell["target"]]: cell for cell in found["cells"]}
+        return {name: by_digest[self.engines[name].digest] for name in self.config.precisions}
 
     def stage(self, name: str, work: Callable[[], T], artifacts: Callable[[T], Sequence[Artifact]]) -> T:
         """Runs a stage, times it and shows what came out."""

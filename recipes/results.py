@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +27,12 @@ QUALITY = (
 LEADING = ("triage_exact_match", "exact_match", "task_success")
 # Engine → set of questions → evaluation.
 Sets = Mapping[str, Mapping[str, Evaluation]]
+
+_SERVING_NOTE = (
+    "a closed loop of users; throughput: mean, least and most of the rounds; latencies: 95 % bootstrap intervals over "
+    "requests. The engine may use every core in each target, the load generator takes its own share of them"
+)
+_RATIO_NOTE = "ratio: geometric mean over rounds in which both took turns, with Student's 95 % interval"
 
 # What engines are compared on, question by question.
 PAIRED = ("task_success", "triage_exact_match", "exact_match", "json_validity")
@@ -176,6 +181,7 @@ def serving_table(cells: Sequence[Mapping[str, Any]]) -> Table:
         Column("ITL p50", "ms"),
         Column("e2e p95", "ms"),
         Column("memory", align="right"),
+        Column("load generator", "cores"),
         Column("failed"),
     ]
     from throughline.reporting import format as fmt
@@ -191,35 +197,68 @@ def serving_table(cells: Sequence[Mapping[str, Any]]) -> Table:
                 _estimate(cell["inter_token_latency"].get("p50"), 1e3),
                 _estimate(cell["e2e_latency"].get("p95"), 1e3),
                 fmt.bytes_(cell["memory_bytes"]) if cell.get("memory_bytes") else None,
+                cell.get("generator_cores"),
                 cell["failed"],
             ]
         )
-    return Table("Serving", columns, rows, note="95 % bootstrap intervals over requests; a closed loop of users")
+    return Table("Serving", columns, rows, note=_SERVING_NOTE)
 
 
 def ratio_table(cells: Sequence[Mapping[str, Any]]) -> Table:
-    """Returns each target's throughput as a ratio to raw in the same round, with its spread over rounds."""
-    from throughline.reporting import format as fmt
-
-    raw = {cell["concurrency"]: cell["per_repeat_tokens_per_second"] for cell in cells if cell["target"] == "raw"}
+    """Returns each target's throughput as a ratio to raw in the same rounds, with its interval."""
+    raw = [cell for cell in cells if cell["target"] == "raw"]
     others = [name for name in dict.fromkeys(cell["target"] for cell in cells) if name != "raw"]
     rows: list[list[object]] = []
     for name in others:
-        row: list[object] = [f"{name} / raw"]
-        for users, reference in raw.items():
-            found = ratios(cells, name, users, reference)
-            row.append(fmt.ratio(statistics.median(found), min(found), max(found)) if found else None)
-        rows.append(row)
-    columns = [Column("throughput ratio", align="left"), *(Column(f"{users} users") for users in raw)]
-    return Table("What the layers cost", columns, rows, note="median over rounds, least and most in brackets")
+        above = {cell["concurrency"]: cell for cell in cells if cell["target"] == name}
+        found = [_ratio_cell(above.get(under["concurrency"]), under) for under in raw]
+        rows.append([f"{name} / raw", *found])
+    columns = [Column("throughput ratio", align="left"), *(Column(f"{cell['concurrency']} users") for cell in raw)]
+    return Table("What the layers cost", columns, rows, note=_RATIO_NOTE)
 
 
-def ratios(cells: Sequence[Mapping[str, Any]], name: str, users: int, reference: Sequence[float]) -> list[float]:
-    """Returns a target's throughput over the reference's, round by round."""
-    for cell in cells:
-        if cell["target"] == name and cell["concurrency"] == users:
-            return [a / b for a, b in zip(cell["per_repeat_tokens_per_second"], reference, strict=True) if b]
-    return []
+def comparison_table(cells: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns one row an engine: its speed alone, and the ratio to the first engine's in the same rounds."""
+    from throughline.reporting import format as fmt
+
+    first = cells[0]
+    rows: list[list[object]] = [
+        [
+            cell["target"],
+            _estimate(cell["tokens_per_second"], 1.0),
+            None if cell is first else _ratio_cell(cell, first),
+            _estimate(cell["time_to_first_token"].get("p50"), 1e3),
+            _estimate(cell["inter_token_latency"].get("p50"), 1e3),
+            fmt.bytes_(cell["memory_bytes"]) if cell.get("memory_bytes") else None,
+        ]
+        for cell in cells
+    ]
+    columns = [
+        Column("engine", align="left"),
+        Column("throughput", "tokens/s"),
+        Column(f"against {first['target']}"),
+        Column("TTFT p50", "ms"),
+        Column("ITL p50", "ms"),
+        Column("process memory"),
+    ]
+    return Table(f"Engines alone, {first['concurrency']} users", columns, rows, note=_RATIO_NOTE)
+
+
+def cell_ratio(over: Mapping[str, Any], under: Mapping[str, Any]) -> Estimate:
+    """Returns the throughput of one cell over another's, by rounds; see `paired_ratio`."""
+    from throughline.benchmarking.statistics import paired_ratio
+
+    return paired_ratio(over["per_repeat_tokens_per_second"], under["per_repeat_tokens_per_second"])
+
+
+def _ratio_cell(over: Mapping[str, Any] | None, under: Mapping[str, Any]) -> str | None:
+    from throughline.reporting import format as fmt
+
+    if over is None:
+        return None
+    found = cell_ratio(over, under)
+    # One round has no interval.
+    return fmt.ratio(found.value, found.low, found.high) if found.n > 1 else fmt.ratio(found.value)
 
 
 def serving_json(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:

@@ -1,12 +1,9 @@
 """Locust in a process of its own: reads one cell a line from stdin, writes its records as one line.
 
-Run as a script by `throughline.benchmarking.targets.LocustTarget`. Locust must be the first import.
+Run by `throughline.benchmarking.targets.LocustTarget`. Locust must be the first import that opens sockets.
 """
 
 from __future__ import annotations
-
-import os
-import sys
 
 from locust import User, task
 from locust.env import Environment
@@ -18,6 +15,8 @@ from typing import Any  # isort: skip
 
 from geventhttpclient import HTTPClient  # isort: skip
 from geventhttpclient.url import URL  # isort: skip
+
+from throughline.benchmarking.child import Answers  # isort: skip
 
 
 class CellEnvironment(Environment):
@@ -100,7 +99,8 @@ class StreamingUser(User):
                         response.read()
                         break
                 error = seen.error if seen.done else "stream ended without [DONE]"
-        except OSError as problem:
+        except Exception as problem:
+            # Whatever it is, the request has failed, and a user that died of it would leave the cell waiting for ever.
             error = f"{type(problem).__name__}: {problem}"
         end = seen.last or time.perf_counter()
         return {
@@ -162,15 +162,5 @@ def run_cell(cell: dict[str, Any]) -> list[dict[str, Any]]:
     return list(environment.records)
 
 
-def main() -> None:
-    """Serves cells until stdin closes."""
-    # Locust logs to stdout in places; the pipe must carry records alone.
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        out.write(json.dumps(run_cell(json.loads(line))) + "\n")
-        out.flush()
-
-
 if __name__ == "__main__":
-    main()
+    Answers().serve(run_cell)

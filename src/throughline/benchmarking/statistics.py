@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from throughline.contracts.benchmark import CellResult, Estimate, RequestRecord
+from throughline.contracts.errors import MeasurementError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,10 +20,13 @@ BOOTSTRAP_SAMPLES = 500
 def throughput(records: Sequence[RequestRecord]) -> float:
     """Returns completed output tokens per second between the first start and the last end."""
     done = [record for record in records if record.ok]
-    if not done:
-        return 0.0
-    seconds = max(record.end for record in done) - min(record.start for record in done)
+    seconds = wall_seconds(done)
     return sum(record.completion_tokens for record in done) / seconds if seconds > 0 else 0.0
+
+
+def wall_seconds(records: Sequence[RequestRecord]) -> float:
+    """Returns seconds between the first start and the last end."""
+    return max(item.end for item in records) - min(item.start for item in records) if records else 0.0
 
 
 def percentiles(values: Sequence[float], *, seed: int = 0) -> dict[str, Estimate]:
@@ -60,6 +65,7 @@ def summarise(
     *,
     memory_bytes: int | None = None,
     cpu_seconds: float | None = None,
+    generator_seconds: float | None = None,
     gpu: dict[str, float] | None = None,
     seed: int = 0,
 ) -> CellResult:
@@ -71,6 +77,7 @@ def summarise(
         repeats: Records of each repeat.
         memory_bytes: Largest resident memory of the server processes.
         cpu_seconds: CPU time that the server processes used in all repeats.
+        generator_seconds: CPU time that the load generator used in all repeats.
         gpu: NVML readings, where there is a GPU.
         seed: Seed of the bootstrap.
     """
@@ -78,6 +85,7 @@ def summarise(
     done = [record for record in records if record.ok]
     tokens = sum(record.completion_tokens for record in done)
     rates = [throughput(repeat) for repeat in repeats]
+    seconds = sum(wall_seconds(repeat) for repeat in repeats)
     gaps = [record.inter_token_latency for record in done]
     return CellResult(
         target=target,
@@ -91,19 +99,69 @@ def summarise(
         per_repeat_tokens_per_second=rates,
         memory_bytes=memory_bytes,
         cpu_seconds_per_token=cpu_seconds / tokens if cpu_seconds is not None and tokens else None,
+        seconds=seconds,
+        generator_cores=generator_seconds / seconds if generator_seconds is not None and seconds > 0 else None,
         gpu=gpu,
     )
 
 
-def ratio(cells: Sequence[CellResult], over: str, under: str, concurrency: int) -> Estimate:
-    """Returns tokens/s of `over` ÷ `under` repeat by repeat: mean, smallest, largest.
+def paired_ratio(over: Sequence[float], under: Sequence[float], *, confidence: float = 0.95) -> Estimate:
+    """Returns the ratio of two rates measured in the same rounds, with its interval.
 
-    Pairing repeats of one round cancels what the machine was doing in that round.
+    Pairing the rounds cancels what the machine was doing in each. The ratio is the geometric mean of the rounds'
+    ratios, the interval Student's t on their logarithms, so that of B to A is the reciprocal of that of A to B.
+
+    Args:
+        over: Rates by round.
+        under: Rates of the same rounds.
+        confidence: Two-sided.
+
+    Returns:
+        The estimate; one round says nothing about its spread, so its interval is 0 to infinity. Without a round in
+        which both rates are positive everything is NaN.
     """
-    by_target = {cell.target: cell for cell in cells if cell.concurrency == concurrency}
-    if over not in by_target or under not in by_target:
+    import numpy as np
+    from scipy.stats import t
+
+    logs = np.log([a / b for a, b in zip(over, under, strict=True) if a > 0 and b > 0])
+    if not logs.size:
         return mean_estimate([])
-    pairs = zip(
-        by_target[over].per_repeat_tokens_per_second, by_target[under].per_repeat_tokens_per_second, strict=False
-    )
-    return mean_estimate([first / second for first, second in pairs if second > 0])
+    mean = float(logs.mean())
+    if logs.size == 1:
+        return Estimate(math.exp(mean), 0.0, math.inf, 1)
+    half = float(t.ppf((1 + confidence) / 2, logs.size - 1) * logs.std(ddof=1) / math.sqrt(logs.size))
+    return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), int(logs.size))
+
+
+def check_layers(cells: Sequence[CellResult], below: Mapping[str, str], *, confidence: float = 0.95) -> None:
+    """Refuses results in which a layer is faster than the one that it stands on by more than chance explains.
+
+    A layer adds work, so it cannot be. What makes it look so is a measurement that is not fair: another cache, other
+    requests, other cores. All comparisons together keep `confidence` (Bonferroni).
+
+    Args:
+        cells: Results of targets measured in the same rounds.
+        below: Target → the layer that it stands on, `""` for the lowest one. A layer that was not measured is passed
+            through to the one below it.
+        confidence: Of the whole check.
+
+    Raises:
+        MeasurementError: Naming the layers and the ratio.
+    """
+    rates = {(cell.target, cell.concurrency): cell.per_repeat_tokens_per_second for cell in cells}
+    pairs = []
+    for target, users in rates:
+        under = below.get(target, "")
+        while under and (under, users) not in rates:
+            under = below.get(under, "")
+        if under:
+            pairs.append((target, under, users))
+    for over, under, users in pairs:
+        found = paired_ratio(rates[over, users], rates[under, users], confidence=1 - (1 - confidence) / len(pairs))
+        if found.low > 1:
+            raise MeasurementError(
+                f"{over} was faster than {under}, which it stands on",
+                where=f"{users} users, {found.n} rounds",
+                seen=f"{found.value:.2f} times as fast [{found.low:.2f}, {found.high:.2f}]",
+                fix="end what else runs on this machine and run it again; the table is not kept",
+            )

@@ -16,16 +16,20 @@ class Usage:
     memory_bytes: int
 
 
-def usage(pids: Iterable[int]) -> Usage:
+def usage(pids: Iterable[int], *, children: bool = True) -> Usage:
     """Adds up CPU time and unique set size of the processes and all their children.
 
     Unique set size counts memory once that processes share; where the kernel hides it, resident size.
+
+    Args:
+        pids: Process ids; what has ended counts as nothing.
+        children: Whether the processes that they have started count too.
     """
     cpu = 0.0
     memory = 0
     seen: set[int] = set()
     for pid in pids:
-        for process in _family(pid):
+        for process in _family(pid, children=children):
             if process.pid in seen:
                 continue
             seen.add(process.pid)
@@ -38,10 +42,10 @@ def usage(pids: Iterable[int]) -> Usage:
     return Usage(cpu, memory)
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def _family(pid: int, *, children: bool) -> list[psutil.Process]:
     try:
         process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
+        return [process, *(process.children(recursive=True) if children else [])]
     except psutil.Error:
         return []
 

@@ -17,6 +17,8 @@ class BenchSpec(StrictModel):
         concurrency: Numbers of users, one cell each.
         requests_per_user: Requests that each user sends in a cell, after warm-up.
         min_requests: Lower bound of the requests in a cell, so that percentiles mean something.
+        min_seconds: Seconds of load that a cell has at least in all its rounds, by a first measurement of the lowest
+            layer; the layers above it take longer for the same requests.
         repeats: Rounds over all cells; targets are interleaved inside a round.
         ignore_eos: Generate exactly `max_tokens`, so that every target does the same work.
         timeout_seconds: A request that takes longer counts as failed.
@@ -26,6 +28,7 @@ class BenchSpec(StrictModel):
     concurrency: tuple[int, ...] = (1, 8, 32)
     requests_per_user: int = Field(default=3, ge=1)
     min_requests: int = Field(default=12, ge=1)
+    min_seconds: float = Field(default=0.0, ge=0)
     repeats: int = Field(default=2, ge=1)
     ignore_eos: bool = True
     timeout_seconds: float = Field(default=120.0, gt=0)
@@ -94,7 +97,9 @@ class Estimate:
 class CellResult:
     """One target at one concurrency over all repeats.
 
-    Latencies are in seconds, memory in bytes, `cpu_seconds_per_token` over every server process.
+    Latencies are in seconds, memory in bytes, `cpu_seconds_per_token` over every server process. `seconds` is the time
+    under load, `generator_cores` the processor time of the load generator per second of it; None where the engine's own
+    thread asks.
     """
 
     target: str
@@ -108,6 +113,8 @@ class CellResult:
     per_repeat_tokens_per_second: list[float] = field(default_factory=list)
     memory_bytes: int | None = None
     cpu_seconds_per_token: float | None = None
+    seconds: float = 0.0
+    generator_cores: float | None = None
     gpu: dict[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:

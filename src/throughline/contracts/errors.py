@@ -70,6 +70,10 @@ class MissingDependencyError(UserError):
     """An optional package or system library is absent; `fix` is the command that installs it."""
 
 
+class MeasurementError(UserError):
+    """A benchmark's figures contradict one another, so that nothing may be concluded from them."""
+
+
 class ArtifactError(UserError):
     """An artifact is unknown, ambiguous or was changed after it was made."""
 

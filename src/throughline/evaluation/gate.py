@@ -14,16 +14,15 @@ z²·f/(1 − f) questions: 268 for 0.99 at the default confidence; `evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from throughline.contracts.benchmark import Estimate
 from throughline.contracts.errors import DataError
 from throughline.contracts.evaluation import MEAN_METRICS, Decision, Evaluation, GatePolicy, Verdict
 from throughline.evaluation.compare import compare
 from throughline.evaluation.intervals import wilson
 
-# Speeds nearer than this to the fastest count as equal: run-to-run noise on a shared machine.
-SPEED_TIE = 0.02
 # The first of these that was measured stands beside the choice.
 _PRAISED = ("triage_exact_match", "exact_match")
 _ORDER: tuple[Decision, ...] = ("NO_GO", "INCONCLUSIVE", "GO")
@@ -66,14 +65,19 @@ def choose(
     verdicts: Mapping[str, Verdict],
     evaluations: Mapping[str, Evaluation],
     tokens_per_second: Mapping[str, float],
+    speed_ratio: Callable[[str, str], Estimate],
     weight_bytes: Mapping[str, int],
 ) -> tuple[str, str]:
-    """Picks the fastest precision that is GO; of those within 2 % of it, the one with the smallest weights.
+    """Picks the fastest precision that is GO; where its lead may be chance, the one with the smallest weights.
+
+    Two precisions are as fast as one another unless the interval of their ratio, measured in the same rounds,
+    excludes 1.
 
     Args:
         verdicts: As `decide` returns them, the reference first.
         evaluations: Name → evaluation, for the reason's figures.
         tokens_per_second: Name → output tokens per second.
+        speed_ratio: Two names → speed of the first over that of the second, with its interval.
         weight_bytes: Name → size of the weights on disk.
 
     Returns:
@@ -91,10 +95,11 @@ def choose(
     for name in passed:
         if name not in tokens_per_second or name not in weight_bytes:
             raise DataError("precision without speed or size", where=name, fix="benchmark every precision that is GO")
-    best = max(tokens_per_second[name] for name in passed)
-    tied = [name for name in passed if tokens_per_second[name] >= best * (1 - SPEED_TIE)]
+    fastest = max(passed, key=lambda name: tokens_per_second[name])
+    ratios = {name: speed_ratio(fastest, name) for name in passed if name != fastest}
+    tied = [name for name in passed if name == fastest or ratios[name].low <= 1]
     chosen = min(tied, key=lambda name: weight_bytes[name])
-    return chosen, _praise(chosen, passed, tied, evaluations, tokens_per_second, weight_bytes)
+    return chosen, _praise(chosen, passed, tied, ratios, evaluations, tokens_per_second, weight_bytes)
 
 
 def _limits(evaluation: Evaluation, policy: GatePolicy) -> list[_Check]:
@@ -167,14 +172,28 @@ def _praise(
     chosen: str,
     passed: list[str],
     tied: list[str],
+    ratios: Mapping[str, Estimate],
     evaluations: Mapping[str, Evaluation],
     tokens_per_second: Mapping[str, float],
     weight_bytes: Mapping[str, int],
 ) -> str:
     among = f"of {', '.join(passed)}" if len(passed) > 1 else "of the only one that is GO"
-    lead = "fastest" if len(tied) == 1 else f"smallest weights among the fastest ({', '.join(tied)} within 2 %)"
+    lead = "fastest" if len(tied) == 1 else f"smallest weights among the fastest ({', '.join(tied)})"
     mib = weight_bytes[chosen] / 2**20
     text = f"{lead} {among}: {tokens_per_second[chosen]:.1f} tokens/s, {mib:.1f} MiB of weights"
+    fastest = next(name for name in passed if name not in ratios)
+    if len(tied) > 1:
+        # The fastest can be the smallest too: then the one that comes nearest.
+        others = [name for name in tied if name != fastest]
+        other = chosen if chosen in others else max(others, key=lambda name: tokens_per_second[name])
+        text += f"; {fastest} is {_times(ratios[other])} as fast as {other}, which may be chance"
+    elif ratios:
+        other = min(ratios, key=lambda name: ratios[name].low)
+        text += f"; {_times(ratios[other])} as fast as {other}"
     metrics = evaluations[chosen].metrics if chosen in evaluations else {}
     found = next((metrics[name] for name in _PRAISED if name in metrics), None)
     return f"{text}, {found.name} {found.value:.4f}" if found else text
+
+
+def _times(ratio: Estimate) -> str:
+    return f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times"

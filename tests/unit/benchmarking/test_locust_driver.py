@@ -21,6 +21,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if body["messages"][0]["content"] == "garbage":
+            self.wfile.write(b"this is not HTTP\r\n\r\n")
+            self.close_connection = True
+            return
+        if body["messages"][0]["content"] == "broken":
+            data = b"data: {no json\n\ndata: [DONE]\n\n"
+            self.send_response(200)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+            return
         if body["messages"][0]["content"] == "fail":
             data = b'{"error": {"message": "no"}}'
             self.send_response(503)
@@ -80,3 +91,12 @@ def test_the_first_token_is_timed_when_it_comes(server: str) -> None:
         [record] = target.run([request("hold", 3)], concurrency=1)
     # Both processes read the same monotonic clock.
     assert record.first_token < Handler.running.second_token_at < record.end  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["garbage", "broken"])
+def test_an_answer_that_is_none_fails_the_request_and_not_the_cell(server: str, kind: str) -> None:
+    """A user that died of an exception left the cell waiting for ever."""
+    with LocustTarget(server, "lab", ignore_eos=True, timeout_seconds=10) as target:
+        records = target.run([request(kind, 3), request("hi", 3)], concurrency=1)
+    assert sorted(record.ok for record in records) == [False, True]
+    assert [record.error for record in records if not record.ok] != [""]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.unit.evaluation.helpers import evaluation
+from throughline.benchmarking.statistics import paired_ratio
+from throughline.contracts.benchmark import Estimate
 from throughline.contracts.config import parse
 from throughline.contracts.errors import ConfigError, DataError
 from throughline.contracts.evaluation import Evaluation, GatePolicy, Verdict
@@ -162,9 +167,9 @@ def test_a_users_own_metric_gates() -> None:
     candidates = {"int8": model_of("int8", right), "int4": model_of("int4", [1.0] * 120 + [0.0] * 80)}
     verdicts = decide(model_of("bf16", right), candidates, policy)
     assert [verdict.decision for verdict in verdicts.values()] == ["GO", "GO", "NO_GO"]
-    assert choose({"bf16": verdicts["bf16"]}, candidates | {"bf16": model_of("bf16", right)}, SPEED, SIZE)[1].endswith(
-        "exact_match 0.9500"
-    )
+    assert choose(
+        {"bf16": verdicts["bf16"]}, candidates | {"bf16": model_of("bf16", right)}, SPEED, ratios(SPEED), SIZE
+    )[1].endswith("exact_match 0.9500")
 
 
 @pytest.mark.parametrize(
@@ -190,6 +195,18 @@ def verdicts(**decisions: Any) -> dict[str, Verdict]:
 
 
 SPEED = {"bf16": 100.0, "int8": 150.0, "int4": 220.0}
+
+
+def ratios(speeds: Mapping[str, float], spread: float = 0.02) -> Callable[[str, str], Estimate]:
+    """Ratios whose interval reaches `spread` to both sides."""
+
+    def ratio(over: str, under: str) -> Estimate:
+        value = speeds[over] / speeds[under]
+        return Estimate(value, value * (1 - spread), value * (1 + spread), 6)
+
+    return ratio
+
+
 SIZE = {"bf16": 16 * 2**20, "int8": 8 * 2**20, "int4": 4 * 2**20}
 
 
@@ -210,25 +227,45 @@ SIZE = {"bf16": 16 * 2**20, "int8": 8 * 2**20, "int4": 4 * 2**20}
 )
 def test_choice(decisions: tuple[str, str, str], chosen: str, reason: str) -> None:
     judged = verdicts(**dict(zip(("bf16", "int8", "int4"), decisions, strict=True)))
-    name, why = choose(judged, {}, SPEED, SIZE)
+    name, why = choose(judged, {}, SPEED, ratios(SPEED), SIZE)
     assert name == chosen
     assert reason in why
 
 
-def test_a_tie_in_speed_goes_to_the_smaller_weights() -> None:
+def test_a_lead_that_may_be_chance_goes_to_the_smaller_weights() -> None:
     judged = verdicts(bf16="GO", int8="GO", int4="GO")
-    name, why = choose(judged, {}, {"bf16": 50.0, "int8": 100.0, "int4": 99.0}, SIZE)
-    assert name == "int4" and "int8, int4 within 2 %" in why
-    assert choose(judged, {}, {"bf16": 50.0, "int8": 100.0, "int4": 97.0}, SIZE)[0] == "int8"
+    speeds = {"bf16": 50.0, "int8": 100.0, "int4": 90.0}
+    name, why = choose(judged, {}, speeds, ratios(speeds, spread=0.2), SIZE)
+    assert name == "int4"
+    assert "smallest weights among the fastest (int8, int4)" in why
+    assert "int8 is 1.11 [0.89, 1.33] times as fast as int4, which may be chance" in why
+    # The same speeds, measured well: the lead is real.
+    name, why = choose(judged, {}, speeds, ratios(speeds, spread=0.05), SIZE)
+    assert name == "int8" and "1.11 [1.06, 1.17] times as fast as int4" in why
+
+
+def test_noise_does_not_choose() -> None:
+    """Engines of equal speed, measured again and again: the smallest is taken but for the interval's own errors."""
+    rng = np.random.default_rng(0)
+    judged = verdicts(bf16="GO", int8="GO", int4="GO")
+    chosen = Counter()
+    for _ in range(300):
+        # A fifth of noise that all share, a tenth of each engine's own.
+        drift = 1 + 0.2 * rng.standard_normal(6)
+        rates = {name: list(100 * abs(drift) * (1 + 0.1 * rng.standard_normal(6))) for name in judged}
+        speeds = {name: float(np.mean(values)) for name, values in rates.items()}
+        name, _ = choose(judged, {}, speeds, lambda over, under, r=rates: paired_ratio(r[over], r[under]), SIZE)
+        chosen[name] += 1
+    assert chosen["int4"] >= 0.9 * 300
 
 
 def test_the_reason_names_the_quality_of_the_choice() -> None:
-    _, why = choose(verdicts(bf16="GO"), {"bf16": model("bf16", triage=380)}, SPEED, SIZE)
+    _, why = choose(verdicts(bf16="GO"), {"bf16": model("bf16", triage=380)}, SPEED, ratios(SPEED), SIZE)
     assert why.endswith("triage_exact_match 0.9500")
 
 
 def test_a_precision_without_speed_or_size_cannot_be_chosen() -> None:
     with pytest.raises(DataError, match="precision without speed or size — int8"):
-        choose(verdicts(bf16="GO", int8="GO"), {}, {"bf16": 1.0}, SIZE)
+        choose(verdicts(bf16="GO", int8="GO"), {}, {"bf16": 1.0}, ratios(SPEED), SIZE)
     with pytest.raises(DataError, match="no verdicts"):
-        choose({}, {}, SPEED, SIZE)
+        choose({}, {}, SPEED, ratios(SPEED), SIZE)

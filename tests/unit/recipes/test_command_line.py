@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-RECIPES = ("convert", "data", "train", "evaluate", "build", "deploy", "serve", "chat", "bench", "lifecycle")
+RECIPES = ("convert", "data", "train", "evaluate", "build", "deploy", "serve", "chat", "bench", "compare", "lifecycle")
 
 
 def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

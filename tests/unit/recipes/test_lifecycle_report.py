@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from recipes import app, lifecycle, lifecycle_report
+from recipes import app, lifecycle, lifecycle_report, results
 from recipes.lifecycle_run import Run, Stage
 from tests.unit.evaluation.helpers import TOOL
 from throughline.artifacts import Artifact, ArtifactStore
@@ -105,7 +105,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     found.dataset = make(store, "dataset", "support-desk", {"acceptance.jsonl": lines}, metrics)
     curve = {"train": [{"step": s, "loss": 2 / s} for s in range(1, 20)], "validation": [{"step": 19, "val_loss": 0.2}]}
     found.adapter = make(store, "adapter", "lora", {"training.json": json.dumps(curve)}, {})
-    for name, (right, shifted, mebibytes, rate) in ENGINES.items():
+    for name, (right, shifted, mebibytes, _) in ENGINES.items():
         found.engines[name] = make(store, "engine", name, {"e": name}, {"weight_bytes": mebibytes * 2**20})
         with store.stage("evaluation", name, config={"name": name}, code_version="1") as stage:
             for asked, count in (("acceptance", right), ("shifted", shifted)):
@@ -113,9 +113,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
                 evaluation = score(name, sets[asked], given, SuiteSpec(), seconds=9.0)
                 write_evaluation(stage.directory / asked, evaluation, sets[asked], given)
             found.evaluated[name] = stage.commit()
-        if rate:
-            metrics = {"cells": [cell("raw", 8, rate)]}
-            found.raw_benchmarks[name] = make(store, "benchmark", name, {"b": name}, metrics)
+    raw = {"engines": {}, "cells": []}
+    for name in config.precisions:
+        raw["engines"][f"lab-{name}"] = found.engines[name].digest
+        raw["cells"].append(cell(f"lab-{name}", 8, ENGINES[name][3]))
+    found.comparison = make(store, "benchmark", "comparison", {"b": "raw"}, raw)
     found.sets = lifecycle_report.read_sets(found.evaluated)
     cells = [cell(target, n, n**0.5 * 40 * scale) for n in (1, 8) for target, scale in (("raw", 1), ("gateway", 0.9))]
     times = {f"{target}/{n}": [0.05 * n + 0.01 * i for i in range(9)] for n in (1, 8) for target in ("raw", "gateway")}
@@ -124,7 +126,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     gated = {name: found.sets[name]["acceptance"] for name in config.precisions}
     verdicts = decide(gated["bf16"], {name: gated[name] for name in config.precisions[1:]}, policy)
     speeds = {name: float(ENGINES[name][3]) for name in config.precisions}
-    chosen, reason = choose(verdicts, gated, speeds, {name: ENGINES[name][2] for name in config.precisions})
+    measured = found.raw_cells()
+    chosen, reason = choose(
+        verdicts,
+        gated,
+        speeds,
+        lambda over, under: results.cell_ratio(measured[over], measured[under]),
+        {name: ENGINES[name][2] for name in config.precisions},
+    )
     found.decision = {
         "promoted": chosen,
         "candidate": chosen,
@@ -167,6 +176,9 @@ def test_sets_stand_side_by_side_and_engines_beside_bf16(run: Run) -> None:
 
 def test_the_refused_engine_is_red_with_its_reason(run: Run) -> None:
     engines = next(section for section in lifecycle_report.build(run).sections if section.title == "Engines")
+    alone = engines.tables[1]
+    assert [row[0] for row in alone.rows] == ["bf16", "int8", "int4", "int4_rtn"]
+    assert str(alone.rows[1][2]).startswith("1.34× [")
     row = next(row for row in engines.tables[0].rows if row[0] == "int4_rtn")
     assert Judged("NO_GO", "bad") in row
     assert "0.8 wanted" in str(row[-1]) or "drop" in str(row[-1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from recipes import results
 from throughline.contracts.evaluation import Evaluation, Metric
 from throughline.evaluation.intervals import tango
@@ -29,8 +31,18 @@ CELLS = [cell("raw", 8, [100.0, 200.0]), cell("gateway", 8, [90.0, 190.0]), cell
 
 
 def test_ratios_are_taken_round_by_round() -> None:
-    assert results.ratios(CELLS, "gateway", 8, [100.0, 200.0]) == [0.9, 0.95]
-    assert results.ratios(CELLS, "gateway", 32, [400.0, 400.0]) == []
+    table = results.ratio_table(CELLS)
+    # 0.9 and 0.95: their geometric mean, and t at 0.975 with one degree of freedom is 12.706.
+    half = math.exp(12.7062 * abs(math.log(0.95 / 0.9)) / 2)
+    centre = math.sqrt(0.9 * 0.95)
+    assert table.rows == [["gateway / raw", f"{centre:.2f}× [{centre / half:.2f}, {centre * half:.2f}]", None]]
+
+
+def test_engines_are_compared_with_the_first_one() -> None:
+    cells = [cell("bf16", 8, [100.0, 100.0]), cell("int8", 8, [200.0, 200.0])]
+    table = results.comparison_table(cells)
+    assert [(row[0], row[2]) for row in table.rows] == [("bf16", None), ("int8", "2.00× [2.00, 2.00]")]
+    assert results.comparison_table([cell("a", 1, [1.0]), cell("b", 1, [3.0])]).rows[1][2] == "3.00×"
 
 
 def test_serving_json_has_the_report_s_names() -> None:
