@@ -113,7 +113,7 @@ def make_checkpoint(config: Config, store: ArtifactStore, adapter: Artifact, bas
         from throughline.training.merge import merge
 
         difference = merge(base.path, adapter.path, run.directory, dtype=config.merge_dtype)
-        return run.commit(metrics={"largest_logit_difference": difference})
+        return run.commit(metrics={"relative_logit_difference": difference})
 
 
 def task_probe(dataset: Path, base: Path, trainer: TrainerSpec) -> Callable[[Any], dict[str, float]] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from throughline.contracts.errors import CheckpointError
+from throughline.contracts.errors import CheckpointError, InternalError
 from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
 
 pytestmark = pytest.mark.integration
@@ -97,6 +98,60 @@ def test_lora_learns_and_merges_exactly(dataset: Path, tiny_checkpoint: Path, tm
     assert torch.allclose(wanted, found, atol=1e-3)
     assert (merged / "tokenizer.json").is_file()
     assert (merged / "LICENSE").read_text() == (tiny_checkpoint / "LICENSE").read_text()
+
+
+def adapter_for(base: Path, out: Path) -> Path:
+    """An adapter of random weights: its effect is large, whatever training would have made of it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    tuned = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=names))
+    for name, weights in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.1)
+    tuned.save_pretrained(out)
+    return out
+
+
+def test_rounding_of_large_logits_is_no_fault_of_a_merge(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Trained models have larger logits than random ones, and their rounding grows with them."""
+    from safetensors.torch import load_file, save_file
+
+    from throughline.training.merge import merge
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny_checkpoint, base)
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"] *= 1e5
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    assert 0 < merge(base, adapter_for(base, tmp_path / "adapter"), tmp_path / "merged") < 1e-5
+
+
+def test_a_merge_that_leaves_a_module_out_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft.tuners.lora import Linear
+
+    from throughline.training.merge import merge
+
+    adapter = adapter_for(tiny_checkpoint, tmp_path / "adapter")
+    real = Linear.merge
+    left_out: list[Linear] = []
+
+    def merge_but_one(self: Linear, *arguments: Any, **options: Any) -> None:
+        if left_out:
+            real(self, *arguments, **options)
+        left_out.append(self)
+
+    monkeypatch.setattr(Linear, "merge", merge_but_one)
+    with pytest.raises(InternalError, match="merging changed the model"):
+        merge(tiny_checkpoint, adapter, tmp_path / "merged")
+    assert len(left_out) > 7
+    assert not (tmp_path / "merged").exists()
 
 
 SIGNALLED = """
