@@ -10,8 +10,8 @@ from throughline.contracts.errors import CheckpointError, InternalError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 # Root mean square of what merging changes, over the logits' standard deviation. Sums in another order gave 2.6e-5 on
-# SmolLM2-135M after 433 steps (1.6e-3 at most, of logits up to 36; nothing in float64), one of its 210 modules left out of
-# the merge up to 1.7.
+# SmolLM2-135M after 433 steps (1.6e-3 at most, of logits up to 36; nothing in float64), one of its 210 modules left out
+# of the merge up to 1.7.
 LOGIT_TOLERANCE = 1e-3
 
 
