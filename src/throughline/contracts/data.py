@@ -44,7 +44,8 @@ class DataSpec(StrictModel):
         pii: Kinds of personal data that become placeholders.
         near_duplicate_jaccard: Jaccard similarity of word 3-grams from which records are duplicates; 1 for exact.
         validation_share: Share of groups held out for the validation loss.
-        group_by: Fields that tie records together: no value of any of them is on both sides of a split.
+        group_by: Fields that tie records together: no value of any of them is on both sides of a split, nor both in a
+            record to train on and in a held-out question.
         max_seq_len: Longer records are rejected, in tokens.
     """
 

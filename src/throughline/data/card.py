@@ -33,7 +33,7 @@ def render(report: DataReport, spec: DataSpec, files: Sequence[str], seed: int) 
         _table(("Personal data replaced", "Places"), report.personal.items()),
         "## Split",
         f"By {', '.join(spec.group_by) or 'nothing'} with seed {seed}: no group is on both sides. "
-        f"{report.overlap} training records that nearly repeat a held-out question were left out.",
+        f"{report.overlap} training records that nearly repeat a held-out question or share its group were left out.",
     ]
     if report.split_off:
         parts.append(f"No acceptance set was given: {report.split_off}.")

@@ -11,7 +11,10 @@ from typing import Any
 from throughline.data.ingest import Record
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_INVISIBLE = re.compile("[\u200b\u200c\u200d\u2060\ufeff]")
+_INVISIBLE = re.compile("[\u200b\u2060\ufeff]")
+_JOINERS = re.compile("[\u200c\u200d]+")
+# What a joiner can follow and mean something: letters without case (Arabic, Indic, …), vowel signs, emoji.
+_JOINED = {"Lo", "Mn", "Mc", "So", "Sk"}
 # Byte pairs of UTF-8 read as Latin-1 or Windows-1252; without them ftfy has nothing to repair.
 _MOJIBAKE_HINT = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0178\u02c6\u02dc\u2013-\u2122]")
 
@@ -33,6 +36,17 @@ def normalise_text(text: str, repairs: list[str]) -> str:
             return text
 
 
+def _strip_invisible(text: str) -> str:
+    """Removes what shows nothing; zero-width joiners stay where Persian, Indic scripts and emoji need them."""
+    text = _INVISIBLE.sub("", text)
+
+    def kept(match: re.Match[str]) -> str:
+        before = text[match.start() - 1] if match.start() else " "
+        return match.group()[0] if unicodedata.category(before) in _JOINED and match.end() < len(text) else ""
+
+    return _JOINERS.sub(kept, text)
+
+
 def _fix_encoding(text: str) -> str:
     if not _MOJIBAKE_HINT.search(text):
         return text
@@ -43,7 +57,7 @@ def _fix_encoding(text: str) -> str:
 
 _REPAIRS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("control_characters", lambda text: _CONTROL.sub("", text)),
-    ("invisible_characters", lambda text: _INVISIBLE.sub("", text)),
+    ("invisible_characters", _strip_invisible),
     ("mojibake", _fix_encoding),
     ("nfc", lambda text: unicodedata.normalize("NFC", text)),
 )

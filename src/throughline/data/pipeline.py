@@ -15,7 +15,7 @@ from throughline.contracts.data import DataSpec
 from throughline.contracts.errors import DataError, InternalError, ThroughlineError
 from throughline.contracts.text import shorten
 from throughline.data import card
-from throughline.data.dedup import conversation_text, find_duplicates
+from throughline.data.dedup import conversation_text, find_duplicates, find_repeats
 from throughline.data.ingest import Record, Reject, read_records, reject
 from throughline.data.normalise import map_texts, normalise
 from throughline.data.pii import Redactor, check_kinds
@@ -25,6 +25,9 @@ from throughline.data.split import split, times
 from throughline.data.validate import validate
 
 Progress = Callable[[str, float], None]
+_LOST = "lost_in_template"
+# More of the records than this are no accident of single texts.
+_MOST_LOST = 0.01
 
 
 @dataclass
@@ -94,8 +97,9 @@ def prepare(
     on_progress("ingest", 0.0)
     records = _read(files, spec, rejects, report)
     on_progress("deduplicate", 0.2)
-    records = _drop_duplicates(records, spec, rejects)
+    # Before duplicates: of two records with a question's text the second must not outlive the first.
     records = _drop_held_out(records, held_out, spec, rejects)
+    records = _drop_duplicates(records, spec, rejects)
     on_progress("redact", 0.4)
     for record in records:
         _redact(record, spec, report)
@@ -110,6 +114,7 @@ def prepare(
         else:
             kept.append((record, outcome))
     on_progress("write", 0.9)
+    _check_template(len(kept), rejects, tokenizer_dir)
     if kept and not questions:
         kept, held_out["acceptance"] = _split_off(kept, spec, seed, rejects, report)
     if not kept:
@@ -173,18 +178,31 @@ def _drop_duplicates(records: list[Record], spec: DataSpec, rejects: list[Reject
 def _drop_held_out(
     records: list[Record], held_out: Mapping[str, list[dict[str, Any]]], spec: DataSpec, rejects: list[Reject]
 ) -> list[Record]:
-    """Leaves out what nearly repeats a held-out question, so that scores measure more than memory."""
-    questions = [_asked(row["messages"]) for rows in held_out.values() for row in rows]
-    texts = [*questions, *(_asked(record.values["messages"]) for record in records)]
+    """Leaves out what nearly repeats a held-out question or shares its group, so that scores measure more than memory."""
+    questions = [row for rows in held_out.values() for row in rows]
     repeats = {
-        item.index - len(questions): item.jaccard
-        for item in find_duplicates(texts, spec.near_duplicate_jaccard)
-        if item.index >= len(questions) > item.original
+        item.index: item
+        for item in find_repeats(
+            (_asked(record.values["messages"]) for record in records),
+            (_asked(row["messages"]) for row in questions),
+            spec.near_duplicate_jaccard,
+        )
     }
-    for index, jaccard in repeats.items():
-        detail = f"a held-out question asks the same, Jaccard {jaccard:.2f}"
-        rejects.append(reject(records[index], "deduplicate", "held_out_overlap", detail))
-    return [record for index, record in enumerate(records) if index not in repeats]
+    tied = {(name, str(row[name])): row["id"] for row in questions for name in spec.group_by if row.get(name)}
+    kept = []
+    for index, record in enumerate(records):
+        repeat = repeats.get(index)
+        ties = [(name, str(record.values.get(name))) for name in spec.group_by if record.values.get(name)]
+        tie = next((tie for tie in ties if tie in tied), None)
+        if repeat is not None:
+            detail = f"held-out question {questions[repeat.original]['id']} asks the same, Jaccard {repeat.jaccard:.2f}"
+            rejects.append(reject(record, "deduplicate", "held_out_overlap", detail))
+        elif tie is not None:
+            detail = f"held-out question {tied[tie]} has the same {tie[0]}: {shorten(tie[1])}"
+            rejects.append(reject(record, "deduplicate", "held_out_group", detail))
+        else:
+            kept.append(record)
+    return kept
 
 
 def _split_off(
@@ -222,7 +240,7 @@ def _redact(record: Record, spec: DataSpec, report: DataReport) -> None:
 
 def _render(record: Record, renderer: Renderer, spec: DataSpec) -> Rendered | Reject:
     messages, tools = record.values["messages"], record.values["tools"]
-    token = renderer.foreign_special_token(messages)
+    token = renderer.foreign_special_token(messages, tools)
     if token is not None:
         return reject(record, "render", "special_token_in_text", token)
     try:
@@ -235,7 +253,20 @@ def _render(record: Record, renderer: Renderer, spec: DataSpec) -> Rendered | Re
         return reject(record, "render", "too_long", f"{len(rendered.input_ids)} tokens > {spec.max_seq_len}")
     if not any(label >= 0 for label in rendered.labels):
         return reject(record, "render", "no_assistant_tokens", f"{len(rendered.input_ids)} tokens")
-    return rendered
+    lost = renderer.lost(messages, rendered)
+    return rendered if lost is None else reject(record, "render", _LOST, lost)
+
+
+def _check_template(kept: int, rejects: Sequence[Reject], tokenizer_dir: Path) -> None:
+    """Stops at a template that loses answers: what is left would train on something else than the records say."""
+    lost = [item for item in rejects if item.reason == _LOST]
+    if len(lost) > _MOST_LOST * (kept + len(lost)):
+        raise DataError(
+            "the chat template loses what the assistant says",
+            where=f"{tokenizer_dir}, {len(lost)} of {kept + len(lost)} records, the first is {lost[0].id}",
+            seen=lost[0].detail,
+            fix="take a template that keeps texts and calls: model.chat_template=chatml, or a path",
+        )
 
 
 def _write_side(out: Path, name: str, pairs: list[tuple[Record, Rendered]], report: DataReport) -> None:
@@ -296,7 +327,7 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _count(report: DataReport, kept: Sequence[Record], rejects: Sequence[Reject]) -> None:
     report.kept = len(kept)
-    report.overlap = sum(item.reason == "held_out_overlap" for item in rejects)
+    report.overlap = sum(item.reason in ("held_out_overlap", "held_out_group") for item in rejects)
     report.rejects = dict(Counter(item.reason for item in rejects).most_common())
     report.repairs = dict(Counter(name for record in kept for name in record.repairs).most_common())
     report.personal = dict(sorted(report.personal.items()))

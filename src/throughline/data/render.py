@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from throughline.contracts.errors import CheckpointError, DataError
+from throughline.contracts.text import shorten
+from throughline.contracts.tool_calls import parse_tool_calls
 
 IGNORE_INDEX = -100
 
@@ -52,13 +55,34 @@ class Renderer:
         self.marks_generation = "{% generation" in template or "{%- generation" in template
         self.special_tokens = tuple(sorted(set(self._tokenizer.all_special_tokens) | _added(self._tokenizer)))
 
-    def foreign_special_token(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
-        """Returns a special token that stands in the text of a message, where it would act as a marker."""
-        for message in messages:
-            content = message.get("content") or ""
-            for token in self.special_tokens:
-                if token in content:
-                    return token
+    def foreign_special_token(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> str | None:
+        """Returns a special token that stands in a text, a call or a tool, where it would act as a marker."""
+        texts = [str(message.get("content") or "") for message in messages]
+        # As templates write them; escapes of JSON would hide a token's own quotes only.
+        calls = [call for message in messages for call in message.get("tool_calls") or []]
+        texts += [json.dumps(_call(call), ensure_ascii=False) for call in calls]
+        texts += [json.dumps(tool, ensure_ascii=False) for tool in tools]
+        return next((token for token in self.special_tokens if any(token in text for text in texts)), None)
+
+    def lost(self, messages: Sequence[Mapping[str, Any]], rendered: Rendered) -> str | None:
+        """Returns what the assistant said and the tokens with loss do not hold, in words; None if nothing is lost.
+
+        Every assistant turn that is trained on (the last one, where the template does not mark them) must be found
+        again: its text but for white space, and its calls by name and arguments.
+        """
+        said = [message for message in messages if message["role"] == "assistant"]
+        runs = [self._tokenizer.decode(run, skip_special_tokens=False) for run in _runs(rendered.labels)]
+        if not self.marks_generation:
+            said = said[-1:]
+        if len(runs) != len(said):
+            return f"{len(said)} assistant turns, {len(runs)} of them in the tokens"
+        for number, (message, text) in enumerate(zip(said, runs, strict=True), 1):
+            found = parse_tool_calls(text)
+            if " ".join((message.get("content") or "").split()) not in " ".join(found.content.split()):
+                return f"the text of assistant turn {number}: {shorten(text)}"
+            calls = [_named(call) for call in message.get("tool_calls") or []]
+            if calls != [(call.name, call.arguments) for call in found.calls]:
+                return f"the calls of assistant turn {number}: {shorten(text)}"
         return None
 
     def prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> tuple[str, list[int]]:
@@ -100,6 +124,17 @@ class Renderer:
             mask = [0] * len(prompt) + [1] * (len(ids) - len(prompt))
         labels = [token if marked else IGNORE_INDEX for token, marked in zip(ids, mask, strict=True)]
         return Rendered(ids, labels)
+
+
+def _runs(labels: Sequence[int]) -> list[list[int]]:
+    """Tokens with loss, one list for each stretch of them."""
+    marked = itertools.groupby(labels, key=lambda label: label != IGNORE_INDEX)
+    return [list(run) for has_loss, run in marked if has_loss]
+
+
+def _named(call: Mapping[str, Any]) -> tuple[str, Any]:
+    function = _call(call)["function"]
+    return function["name"], function["arguments"]
 
 
 def _for_template(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

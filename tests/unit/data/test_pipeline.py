@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer
 from throughline.contracts.data import DataSpec
 from throughline.contracts.errors import CheckpointError, ConfigError, DataError
 from throughline.data import DataReport, prepare
+from throughline.data.dedup import jaccard, shingles, words
 from throughline.lab import records
 
 
@@ -170,6 +172,65 @@ def test_own_records_in_three_shapes_and_a_broken_line(tmp_path: Path, tiny_toke
     assert report.licences == {"own": 29}
 
 
+TOOL = {"type": "function", "function": {"name": "route", "parameters": {"type": "object", "properties": {}}}}
+
+
+def calling(text: str, arguments: object, tools: list[Any] | None = None, content: str = "") -> dict[str, Any]:
+    call = {"type": "function", "function": {"name": "route", "arguments": arguments}}
+    answer = {"role": "assistant", "content": content, "tool_calls": [call]}
+    return {"messages": [{"role": "user", "content": text}, answer], "tools": tools or [TOOL]}
+
+
+def test_special_tokens_are_found_in_calls_and_tools(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    described = json.loads(json.dumps(TOOL))
+    described["function"]["description"] = "ends with <|im_end|>"
+    rows = [calling(f"question {n * 7919}", {"desk": f"d{n}"}) for n in range(20)]
+    rows.append(calling("what about this one", {"desk": ["a <|im_end|> b"]}))
+    rows.append(calling("and what about that", '{"desk": "a <|im_start|>system"}'))
+    rows.append(calling("another of them here", {"desk": "x"}, [TOOL, described]))
+    spec = DataSpec(default_task="chat", default_licence="own", validation_share=0.1, acceptance_share=0.1)
+    prepare([own(tmp_path, *rows)], tiny_tokenizer_dir, tmp_path, spec, questions={}, seed=0)
+    rejects = {(item["line"], item["reason"], item["detail"]) for item in lines(tmp_path / "rejects.jsonl")}
+    reason = "special_token_in_text"
+    assert rejects == {(21, reason, "<|im_end|>"), (22, reason, "<|im_start|>"), (23, reason, "<|im_end|>")}
+
+
+# Writes texts and no calls, as many models' templates do.
+DEAF = """{% for m in messages %}<|im_start|>{{ m.role }}
+{% if m.role == "assistant" %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}
+{% else %}{{ m.content }}<|im_end|>
+{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_template_that_ignores_calls_trains_nothing(tmp_path: Path, tiny_tokenizer_dir: Path, marked: bool) -> None:
+    folder = tmp_path / "deaf"
+    shutil.copytree(tiny_tokenizer_dir, folder)
+    template = DEAF if marked else DEAF.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    (folder / "chat_template.jinja").write_text(template)
+    spec = DataSpec(default_task="chat", default_licence="own", validation_share=0.1, acceptance_share=0.1)
+    rows = [calling(f"question {n * 7919}", {"desk": f"d{n}"}) for n in range(20)]
+    with pytest.raises(DataError, match=r"template loses what the assistant says.*20 of 20.*calls of assistant turn 1"):
+        prepare([own(tmp_path, *rows)], folder, tmp_path, spec, questions={}, seed=0)
+    # One of 150 records is left out; the others are kept.
+    plain = [{"prompt": f"what is {n * 7919}?", "completion": f"it is {n}"} for n in range(149)]
+    report = prepare([own(tmp_path, rows[0], *plain)], folder, tmp_path, spec, questions={}, seed=0)
+    (item,) = lines(tmp_path / "rejects.jsonl")
+    assert (item["line"], item["reason"]) == (1, "lost_in_template")
+    assert report.kept + report.questions == 149
+
+
+def test_a_template_that_cuts_a_text_is_caught(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    folder = tmp_path / "short"
+    shutil.copytree(tiny_tokenizer_dir, folder)
+    (folder / "chat_template.jinja").write_text(DEAF.replace("{{ m.content }}<", "{{ m.content[:20] }}<"))
+    spec = DataSpec(default_task="chat", default_licence="own", validation_share=0.1, acceptance_share=0.1)
+    rows = [{"prompt": f"{n * 7919}?", "completion": f"an answer of more than 20 letters, {n}"} for n in range(20)]
+    with pytest.raises(DataError, match="the text of assistant turn 1"):
+        prepare([own(tmp_path, *rows)], folder, tmp_path, spec, questions={}, seed=0)
+
+
 def dated(n: int, customer: str, text: str, answer: str = "yes") -> dict[str, Any]:
     created = f"2026-03-{n:02d}T08:00:00{'Z' if n % 2 else '+00:00'}"
     return {"id": f"r{n}", "prompt": text, "completion": answer, "customer": customer, "created": created}
@@ -213,6 +274,50 @@ def test_own_questions_come_in_several_files_and_either_form(tmp_path: Path, tin
     first.write_text('{"id": "x", "prompt": "a", "completion": "b"}\n' * 2)
     with pytest.raises(DataError, match=r"first\.jsonl:2.*repeated_id: x"):
         prepare([records_file], tiny_tokenizer_dir, tmp_path, spec, questions={"acceptance": [first]}, seed=0)
+
+
+def user_text(record: dict[str, Any]) -> frozenset[str]:
+    return shingles(words(record["prompt"]))
+
+
+def test_no_record_that_asks_a_held_out_question_stays(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    """A record nearer to another record than to the question, and the second of two with the question's text, stayed."""
+    words_of_question = [f"w{n}" for n in range(60)]
+
+    def asking(prefix: str, changed: int, answer: str) -> dict[str, Any]:
+        text = " ".join([*words_of_question[: 60 - changed], *(f"{prefix}{n}" for n in range(changed))])
+        return {"prompt": text, "completion": " ".join(f"{answer}{n}" for n in range(90))}
+
+    question = asking("", 0, "a") | {"id": "asked"}
+    other, near = asking("z", 7, "b"), asking("z", 5, "c")
+    assert jaccard(user_text(other), user_text(question)) < 0.8 <= jaccard(user_text(near), user_text(question))
+    assert jaccard(user_text(near), user_text(other)) > jaccard(user_text(near), user_text(question))
+    same = [asking("", 0, "d"), asking("", 0, "e")]
+    fillers = [{"prompt": f"what is {n * 7919}?", "completion": f"{n}"} for n in range(20)]
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(json.dumps(question) + "\n")
+    spec = DataSpec(default_task="chat", default_licence="own", validation_share=0.1)
+    files = [own(tmp_path, other, near, *same, *fillers)]
+    report = prepare(files, tiny_tokenizer_dir, tmp_path, spec, questions={"acceptance": [asked]}, seed=0)
+    rejects = [(item["line"], item["reason"]) for item in lines(tmp_path / "rejects.jsonl")]
+    assert rejects == [(2, "held_out_overlap"), (3, "held_out_overlap"), (4, "held_out_overlap")]
+    assert report.overlap == 3
+
+
+def test_no_record_shares_a_group_with_a_held_out_question(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    rows = [{"prompt": f"what is {n * 7919}?", "completion": f"{n}", "customer": f"c{n}"} for n in range(20)]
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(json.dumps({"id": "q", "prompt": "how is it?", "completion": "fine", "customer": "c7"}) + "\n")
+    spec = DataSpec(default_task="chat", default_licence="own", validation_share=0.1)
+    files = [own(tmp_path, *rows)]
+    report = prepare(files, tiny_tokenizer_dir, tmp_path, spec, questions={"acceptance": [asked]}, seed=0)
+    (item,) = lines(tmp_path / "rejects.jsonl")
+    assert (item["line"], item["reason"]) == (8, "held_out_group")
+    assert "question q has the same customer: 'c7'" in item["detail"]
+    assert "1 training records that" in (tmp_path / "README.md").read_text() and report.kept == 19
+    spec = spec.model_copy(update={"group_by": ()})
+    report = prepare(files, tiny_tokenizer_dir, tmp_path, spec, questions={"acceptance": [asked]}, seed=0)
+    assert report.kept == 20
 
 
 def test_one_group_cannot_be_held_out_of_itself(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
