@@ -46,9 +46,11 @@ def make(config: Config) -> Artifact:
 
         questions = {}
         if is_lab:
+            from throughline.data.pipeline import RESTRICTED
             from throughline.lab import records
 
-            made = records.generate(run.directory / "raw", config.seed, config.data.train_records, config.data.shares)
+            folder = run.directory / RESTRICTED / "raw"
+            made = records.generate(folder, config.seed, config.data.train_records, config.data.shares)
             files, questions = list(made.sources), {name: [path] for name, path in made.questions.items()}
         if held_out:
             questions["acceptance"] = held_out
@@ -76,7 +78,7 @@ def main(config: Config) -> None:
     artifact = make(config)
     figures = artifact.manifest.metrics
     print_table(mapping_table("Records", {key: figures[key] for key in ("lines", "train", "validation", "questions")}))
-    print_table(mapping_table("Left out (rejects.jsonl has each line with its reason)", figures["rejects"]))
+    print_table(mapping_table("Left out (restricted/rejects.jsonl has each line with its reason)", figures["rejects"]))
     print_table(mapping_table("Personal data replaced", figures["personal"]))
     if figures["split_off"]:
         app.say(f"no acceptance set was given: {figures['split_off']} (data.acceptance=… takes your own)")

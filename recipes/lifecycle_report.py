@@ -278,7 +278,8 @@ def _data_section(run: Run) -> Section:
         results.mapping_table("Personal data replaced", found["personal"]),
         results.mapping_table("Licences", found["licences"]),
     ]
-    return Section("Data", f"Rejected lines with reasons: {run.dataset.path / 'rejects.jsonl'}", tables, [])
+    rejects = run.dataset.path / "restricted" / "rejects.jsonl"
+    return Section("Data", f"Rejected lines with reasons: {rejects}", tables, [])
 
 
 def _stage_table(run: Run) -> Table:

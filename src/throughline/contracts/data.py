@@ -6,7 +6,7 @@ from pydantic import Field
 
 from throughline.contracts.config import StrictModel
 
-PII_KINDS = ("email", "phone", "ip", "credit_card", "api_key")
+PII_KINDS = ("email", "phone", "ip", "credit_card", "iban", "api_key")
 
 
 class LabShares(StrictModel):

@@ -17,7 +17,7 @@ def render(report: DataReport, spec: DataSpec, files: Sequence[str], seed: int) 
         "# Dataset card",
         f"{report.lines:,} raw lines from {len(files)} files became {report.kept:,} records: "
         f"{report.train:,} to train on and {report.validation:,} for the validation loss. "
-        f"{sum(report.rejects.values()):,} lines are in `rejects.jsonl`, each with its reason.",
+        f"{sum(report.rejects.values()):,} lines are in `restricted/rejects.jsonl`, each with its reason.",
         "## Terms",
         _table(("Licence", "Records"), report.licences.items()),
         "What is made from this dataset inherits these terms.",

@@ -101,7 +101,9 @@ class _Text:
 
 
 class _Index:
-    """An exact index of sets by Jaccard similarity: prefix filtering (Chaudhuri, Ganti & Kaushik 2006; Xiao et al. 2008).
+    """An exact index of sets by Jaccard similarity.
+
+    Prefix filtering after Chaudhuri, Ganti & Kaushik (2006) and Xiao, Wang, Lin & Yu (2008).
 
     Order all shingles by how many texts have them, rarest first. Sets A and B, |A| ≤ |B|, of similarity t or more
     have at least t·|B| shingles in common, and 2t/(1 + t)·|A| if |A| is to reach it beside one of its own size. So they

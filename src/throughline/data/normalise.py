@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from throughline.data.ingest import Record
@@ -63,9 +63,9 @@ _REPAIRS: tuple[tuple[str, Callable[[str], str]], ...] = (
 )
 
 
-def map_texts(record: Record, change: Callable[[str], str]) -> None:
-    """Applies `change` to every content and to every string inside tool call arguments."""
-    for message in record.values["messages"]:
+def map_texts(messages: Iterable[dict[str, Any]], change: Callable[[str], str]) -> None:
+    """Applies `change` to every content and to every string inside tool call arguments, in place."""
+    for message in messages:
         if message.get("content"):
             message["content"] = change(message["content"])
         for call in message.get("tool_calls") or []:
@@ -73,21 +73,22 @@ def map_texts(record: Record, change: Callable[[str], str]) -> None:
             arguments = function["arguments"]
             values = json.loads(arguments) if isinstance(arguments, str) else arguments
             # One spelling of JSON for all sources, the one that json.dumps gives.
-            function["arguments"] = json.dumps(_map_value(values, change), ensure_ascii=False)
+            function["arguments"] = json.dumps(map_value(values, change), ensure_ascii=False)
 
 
 def normalise(record: Record) -> None:
     """Normalises all texts of a record in place."""
     repairs: list[str] = []
-    map_texts(record, lambda text: normalise_text(text, repairs))
+    map_texts(record.values["messages"], lambda text: normalise_text(text, repairs))
     record.repairs += sorted(set(repairs))
 
 
-def _map_value(value: Any, change: Callable[[str], str]) -> Any:
+def map_value(value: Any, change: Callable[[str], str]) -> Any:
+    """Returns a JSON value with `change` applied to every string in it but the keys."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
-        return [_map_value(item, change) for item in value]
+        return [map_value(item, change) for item in value]
     if isinstance(value, dict):
-        return {key: _map_value(item, change) for key, item in value.items()}
+        return {key: map_value(item, change) for key, item in value.items()}
     return value

@@ -17,7 +17,7 @@ from throughline.contracts.text import shorten
 from throughline.data import card
 from throughline.data.dedup import conversation_text, find_duplicates, find_repeats
 from throughline.data.ingest import Record, Reject, read_records, reject
-from throughline.data.normalise import map_texts, normalise
+from throughline.data.normalise import map_texts, map_value, normalise
 from throughline.data.pii import Redactor, check_kinds
 from throughline.data.questions import as_question, read_questions
 from throughline.data.render import Rendered, Renderer
@@ -25,6 +25,13 @@ from throughline.data.split import split, times
 from throughline.data.validate import validate
 
 Progress = Callable[[str, float], None]
+# Folder of a dataset for lines as they came.
+RESTRICTED = "restricted"
+_RESTRICTED_NOTE = """# Not for everybody
+
+These lines are as they came: with personal data and secrets in them, and under their own licences. Who may read the
+sources may read them; nothing reads them after the data stage. Leave this folder out when you hand the dataset on.
+"""
 _LOST = "lost_in_template"
 # More of the records than this are no accident of single texts.
 _MOST_LOST = 0.01
@@ -75,8 +82,9 @@ def prepare(
     Args:
         files: Raw JSONL files.
         tokenizer_dir: Checkpoint folder whose chat template and tokenizer render the records.
-        out: Folder to write `train` and `validation` (`.jsonl` and `.parquet`), `rejects.jsonl`,
-            `README.md` (the card), `report.json` and one JSONL of rendered questions for each of `questions`.
+        out: Folder to write `train` and `validation` (`.jsonl` and `.parquet`), `README.md` (the card),
+            `report.json`, one JSONL of rendered questions for each of `questions`, and `restricted/rejects.jsonl`,
+            which has every line that was left out as it came.
         spec: What to do.
         questions: Held-out question files by name; the train side is checked against them. Without any, an
             acceptance set is held out of the records, by group and the latest first where all say `created`.
@@ -101,8 +109,9 @@ def prepare(
     records = _drop_held_out(records, held_out, spec, rejects)
     records = _drop_duplicates(records, spec, rejects)
     on_progress("redact", 0.4)
-    for record in records:
-        _redact(record, spec, report)
+    redact = _Redaction(spec, report)
+    for values in (*(record.values for record in records), *(row for rows in held_out.values() for row in rows)):
+        redact(values)
     on_progress("render", 0.5)
     kept: list[tuple[Record, Rendered]] = []
     for index, record in enumerate(records):
@@ -139,7 +148,11 @@ def prepare(
     _write_side(out, "validation", [pair for pair, held in zip(kept, for_validation, strict=True) if held], report)
     for name, rows in held_out.items():
         report.questions += _write_questions(out / f"{name}.jsonl", rows, renderer)
-    _write_lines(out / "rejects.jsonl", (item.as_dict() for item in rejects))
+    restricted = out / RESTRICTED
+    restricted.mkdir(exist_ok=True)
+    restricted.chmod(0o700)
+    (restricted / "README.md").write_text(_RESTRICTED_NOTE)
+    _write_lines(restricted / "rejects.jsonl", (item.as_dict() for item in rejects))
     _count(report, [record for record, _ in kept], rejects)
     (out / "report.json").write_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n")
     (out / "answer_lengths.json").write_text(json.dumps(sorted(report.answer_lengths)) + "\n")
@@ -178,7 +191,7 @@ def _drop_duplicates(records: list[Record], spec: DataSpec, rejects: list[Reject
 def _drop_held_out(
     records: list[Record], held_out: Mapping[str, list[dict[str, Any]]], spec: DataSpec, rejects: list[Reject]
 ) -> list[Record]:
-    """Leaves out what nearly repeats a held-out question or shares its group, so that scores measure more than memory."""
+    """Leaves out what nearly repeats a held-out question or shares its group: scores shall measure more than memory."""
     questions = [row for rows in held_out.values() for row in rows]
     repeats = {
         item.index: item
@@ -231,11 +244,31 @@ def _asked(messages: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(str(message.get("content") or "") for message in messages if message["role"] == "user")
 
 
-def _redact(record: Record, spec: DataSpec, report: DataReport) -> None:
-    redactor = Redactor(spec.pii)
-    map_texts(record, redactor)
-    for kind, count in redactor.counts.items():
-        report.personal[kind] = report.personal.get(kind, 0) + count
+class _Redaction:
+    """Redacts records and questions alike, so that a model is asked what it was trained on."""
+
+    def __init__(self, spec: DataSpec, report: DataReport) -> None:
+        self._spec = spec
+        self._report = report
+        # Names that tie records together get one placeholder in all of them, or groups would fall apart.
+        self._names = Redactor(spec.pii)
+
+    def __call__(self, values: dict[str, Any]) -> None:
+        """Redacts a record's conversation, tools and names, and what a question expects, in place."""
+        redactor = Redactor(self._spec.pii)
+        map_texts(values["messages"], redactor)
+        values["tools"] = map_value(values.get("tools") or [], redactor)
+        if "expected" in values:
+            expected = values["expected"]
+            map_texts(expected.get("messages", []), redactor)
+            values["expected"] = {
+                key: value if key == "messages" else map_value(value, redactor) for key, value in expected.items()
+            }
+        for kind, count in redactor.counts.items():
+            self._report.personal[kind] = self._report.personal.get(kind, 0) + count
+        for name in ("id", *self._spec.group_by):
+            if values.get(name):
+                values[name] = self._names(str(values[name]))
 
 
 def _render(record: Record, renderer: Renderer, spec: DataSpec) -> Rendered | Reject:

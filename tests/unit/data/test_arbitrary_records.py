@@ -43,7 +43,7 @@ def run(tmp_path: Path, tokenizer: Path, rows: list[bytes]) -> list[dict[str, An
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     report = prepare([source], tokenizer, out, SPEC, questions={}, seed=0)
-    rejects = [json.loads(line) for line in (out / "rejects.jsonl").read_bytes().splitlines()]
+    rejects = [json.loads(line) for line in (out / "restricted/rejects.jsonl").read_bytes().splitlines()]
     held_out = len((out / "acceptance.jsonl").read_bytes().splitlines())
     assert report.kept + len(rejects) + held_out == GOOD + len(rows)
     return rejects

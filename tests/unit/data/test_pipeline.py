@@ -44,7 +44,7 @@ def test_nothing_is_lost(prepared: tuple[Path, Path, DataReport]) -> None:
     )
     assert report.lines == total
     kept = lines(out / "train.jsonl") + lines(out / "validation.jsonl")
-    assert len(kept) + len(lines(out / "rejects.jsonl")) == total
+    assert len(kept) + len(lines(out / "restricted/rejects.jsonl")) == total
     assert report.kept == len(kept) == report.train + report.validation
 
 
@@ -63,7 +63,7 @@ def test_planted_damage_is_rejected_with_its_reason_and_place(
     prepared: tuple[Path, Path, DataReport], damage: str, reason: str
 ) -> None:
     wanted = planted(prepared)["damage"][damage]
-    found = [item for item in lines(prepared[1] / "rejects.jsonl") if item["reason"] == reason]
+    found = [item for item in lines(prepared[1] / "restricted/rejects.jsonl") if item["reason"] == reason]
     assert wanted
     assert len(found) == len(wanted)
     for item in found:
@@ -76,7 +76,7 @@ def test_planted_damage_is_rejected_with_its_reason_and_place(
 @pytest.mark.parametrize("damage", ["mojibake", "nul", "zero_width"])
 def test_planted_encoding_faults_are_repaired(prepared: tuple[Path, Path, DataReport], damage: str) -> None:
     kept = {item["id"]: item for name in ("train", "validation") for item in lines(prepared[1] / f"{name}.jsonl")}
-    rejected = {item["id"] for item in lines(prepared[1] / "rejects.jsonl")}
+    rejected = {item["id"] for item in lines(prepared[1] / "restricted/rejects.jsonl")}
     for name in planted(prepared)["damage"][damage]:
         assert name in kept or name in rejected
         if name in kept:
@@ -167,7 +167,7 @@ def test_own_records_in_three_shapes_and_a_broken_line(tmp_path: Path, tiny_toke
     spec = DataSpec(source="files", default_task="chat", default_licence="own", validation_share=0.1)
     report = prepare([own(tmp_path, *rows)], tiny_tokenizer_dir, tmp_path, spec, questions={}, seed=0)
     assert (report.kept, report.questions) == (29, 3)
-    rejects = {(item["line"], item["reason"]) for item in lines(tmp_path / "rejects.jsonl")}
+    rejects = {(item["line"], item["reason"]) for item in lines(tmp_path / "restricted/rejects.jsonl")}
     assert rejects == {(33, "invalid_json"), (34, "special_token_in_text")}
     assert report.licences == {"own": 29}
 
@@ -190,7 +190,7 @@ def test_special_tokens_are_found_in_calls_and_tools(tmp_path: Path, tiny_tokeni
     rows.append(calling("another of them here", {"desk": "x"}, [TOOL, described]))
     spec = DataSpec(default_task="chat", default_licence="own", validation_share=0.1, acceptance_share=0.1)
     prepare([own(tmp_path, *rows)], tiny_tokenizer_dir, tmp_path, spec, questions={}, seed=0)
-    rejects = {(item["line"], item["reason"], item["detail"]) for item in lines(tmp_path / "rejects.jsonl")}
+    rejects = {(item["line"], item["reason"], item["detail"]) for item in lines(tmp_path / "restricted/rejects.jsonl")}
     reason = "special_token_in_text"
     assert rejects == {(21, reason, "<|im_end|>"), (22, reason, "<|im_start|>"), (23, reason, "<|im_end|>")}
 
@@ -216,7 +216,7 @@ def test_a_template_that_ignores_calls_trains_nothing(tmp_path: Path, tiny_token
     # One of 150 records is left out; the others are kept.
     plain = [{"prompt": f"what is {n * 7919}?", "completion": f"it is {n}"} for n in range(149)]
     report = prepare([own(tmp_path, rows[0], *plain)], folder, tmp_path, spec, questions={}, seed=0)
-    (item,) = lines(tmp_path / "rejects.jsonl")
+    (item,) = lines(tmp_path / "restricted/rejects.jsonl")
     assert (item["line"], item["reason"]) == (1, "lost_in_template")
     assert report.kept + report.questions == 149
 
@@ -250,7 +250,7 @@ def test_without_an_acceptance_set_the_latest_groups_are_held_out(tmp_path: Path
     assert [message["role"] for message in questions[0]["messages"]] == ["user"]
     assert not any("@" in row["prompt"] for row in questions)
     assert "latest ones first" in report.split_off and "3 of 21" in report.split_off
-    assert [(item["id"], item["reason"]) for item in lines(tmp_path / "rejects.jsonl")] == [
+    assert [(item["id"], item["reason"]) for item in lines(tmp_path / "restricted/rejects.jsonl")] == [
         ("twin", "held_out_overlap")
     ]
     kept = {item["id"] for name in ("train", "validation") for item in lines(tmp_path / f"{name}.jsonl")}
@@ -281,7 +281,7 @@ def user_text(record: dict[str, Any]) -> frozenset[str]:
 
 
 def test_no_record_that_asks_a_held_out_question_stays(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
-    """A record nearer to another record than to the question, and the second of two with the question's text, stayed."""
+    """A record nearer to another one than to the question, and the second of two with the question's text, stayed."""
     words_of_question = [f"w{n}" for n in range(60)]
 
     def asking(prefix: str, changed: int, answer: str) -> dict[str, Any]:
@@ -299,7 +299,7 @@ def test_no_record_that_asks_a_held_out_question_stays(tmp_path: Path, tiny_toke
     spec = DataSpec(default_task="chat", default_licence="own", validation_share=0.1)
     files = [own(tmp_path, other, near, *same, *fillers)]
     report = prepare(files, tiny_tokenizer_dir, tmp_path, spec, questions={"acceptance": [asked]}, seed=0)
-    rejects = [(item["line"], item["reason"]) for item in lines(tmp_path / "rejects.jsonl")]
+    rejects = [(item["line"], item["reason"]) for item in lines(tmp_path / "restricted/rejects.jsonl")]
     assert rejects == [(2, "held_out_overlap"), (3, "held_out_overlap"), (4, "held_out_overlap")]
     assert report.overlap == 3
 
@@ -311,13 +311,66 @@ def test_no_record_shares_a_group_with_a_held_out_question(tmp_path: Path, tiny_
     spec = DataSpec(default_task="chat", default_licence="own", validation_share=0.1)
     files = [own(tmp_path, *rows)]
     report = prepare(files, tiny_tokenizer_dir, tmp_path, spec, questions={"acceptance": [asked]}, seed=0)
-    (item,) = lines(tmp_path / "rejects.jsonl")
+    (item,) = lines(tmp_path / "restricted/rejects.jsonl")
     assert (item["line"], item["reason"]) == (8, "held_out_group")
     assert "question q has the same customer: 'c7'" in item["detail"]
     assert "1 training records that" in (tmp_path / "README.md").read_text() and report.kept == 19
     spec = spec.model_copy(update={"group_by": ()})
     report = prepare(files, tiny_tokenizer_dir, tmp_path, spec, questions={"acceptance": [asked]}, seed=0)
     assert report.kept == 20
+
+
+def test_questions_names_and_tools_are_redacted_as_records_are(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    tool = {"type": "function", "function": {"name": "route", "description": "mail ops@acme.example first"}}
+    call = {"type": "function", "function": {"name": "route", "arguments": {"to": "bob@acme.example", "cc": ["x"]}}}
+    rows = [
+        {
+            "id": f"{n}@acme.example",
+            "prompt": f"what is {n * 7919}?",
+            "completion": f"{n}",
+            "customer": f"c{n // 2}@b.org",
+        }
+        for n in range(20)
+    ]
+    rows[0] = calling("route it to bob@acme.example", {"to": "bob@acme.example"}, [TOOL, tool]) | {"id": "r"}
+    rows.append({"prompt": "a <|im_end|> of eve@acme.example", "completion": "no", "id": "left out"})
+    question = {
+        "id": "eve@acme.example",
+        "customer": "zoe@acme.example",
+        "messages": [{"role": "user", "content": "route it to eve@acme.example or bob@acme.example"}],
+        "tools": [TOOL, tool],
+        "expected": {"messages": [{"role": "assistant", "content": "", "tool_calls": [call]}]},
+    }
+    grounded = {
+        "id": "g",
+        "task": "grounded",
+        "messages": [{"role": "user", "content": "[1] It is 192.0.2.7. Which one?"}],
+        "expected": {"answer": "192.0.2.7 [1]", "answerable": True, "citation": 1, "value": "192.0.2.7", "passages": 1},
+    }
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("".join(json.dumps(row) + "\n" for row in (question, grounded)))
+    spec = DataSpec(default_task="chat", default_licence="own", validation_share=0.2)
+    report = prepare(
+        [own(tmp_path, *rows)], tiny_tokenizer_dir, tmp_path, spec, questions={"acceptance": [asked]}, seed=0
+    )
+    public = [path for path in tmp_path.iterdir() if path.name not in {"own.jsonl", "asked.jsonl", "restricted"}]
+    assert not [path.name for path in public if b"@acme.example" in path.read_bytes() or b"@b.org" in path.read_bytes()]
+    first, second = lines(tmp_path / "acceptance.jsonl")
+    assert first["messages"][0]["content"] == "route it to <EMAIL_1> or <EMAIL_2>"
+    (redacted,) = first["expected"]["messages"][0]["tool_calls"]
+    assert json.loads(redacted["function"]["arguments"]) == {"to": "<EMAIL_2>", "cc": ["x"]}
+    assert first["tools"][1]["function"]["description"] == "mail <EMAIL_3> first"
+    assert second["expected"]["answer"] == "<IP_ADDRESS_1> [1]" and second["expected"]["value"] == "<IP_ADDRESS_1>"
+    # One name for a customer in all of its records, so that it stays on one side.
+    names = [row["customer"] for name in ("train", "validation") for row in lines(tmp_path / f"{name}.jsonl")]
+    assert sorted(Counter(name for name in names if name).values()) == [1, *[2] * 9]
+    assert report.personal["email"] > 0
+    # What was left out is there as it came, apart and for its owner alone.
+    folder = tmp_path / "restricted"
+    (item,) = lines(folder / "rejects.jsonl")
+    assert "eve@acme.example" in item["raw"]
+    assert folder.stat().st_mode & 0o077 == 0
+    assert "Leave this folder out" in (folder / "README.md").read_text()
 
 
 def test_one_group_cannot_be_held_out_of_itself(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
