@@ -33,6 +33,8 @@ MEASURED = (
     "recipes.raw_engine",
 )
 
+EXTRAS = ("cpu", "triton", "gateway", "bench")
+
 
 class HasPool(Protocol):
     """A recipe's config that draws requests from a dataset's questions."""
@@ -71,7 +73,7 @@ def make(config: Config) -> Artifact:
             "targets": list(config.targets),
             "pool": config.pool,
         },
-        code_version=code_version(*MEASURED),
+        code_version=code_version(*MEASURED, extras=EXTRAS),
         seed=config.seed,
     )
     with stage as run:

@@ -55,7 +55,7 @@ def make(config: Config) -> Artifact:
         inputs=source,
         config=stage_config,
         code_version=code_version(
-            "throughline.engines", "throughline.contracts.engine", "throughline.data.calibration"
+            "throughline.engines", "throughline.contracts.engine", "throughline.data.calibration", extras=("cpu",)
         ),
         seed=config.seed if dataset else 0,
     )

@@ -65,7 +65,7 @@ def make(config: Config) -> Artifact:
         "comparison",
         inputs={f"engine-{name}": engine for name, engine in engines.items()} | {"dataset": dataset},
         config={"bench": config.bench.model_dump(mode="json"), "pool": config.pool},
-        code_version=code_version(*bench.MEASURED, "recipes.compare"),
+        code_version=code_version(*bench.MEASURED, "recipes.compare", extras=bench.EXTRAS),
         seed=config.seed,
     )
     with stage as run:

@@ -38,7 +38,7 @@ def make(config: inputs.HasModel) -> Artifact:
         "checkpoint",
         model.name,
         config={**_settings(model), **_source(origin)},
-        code_version=code_version("throughline.conversion"),
+        code_version=code_version("throughline.conversion", extras=("convert",)),
     )
     with stage as run:
         if run.cached:

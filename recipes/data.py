@@ -35,7 +35,7 @@ def make(config: Config) -> Artifact:
             "acceptance": [[path.name, inputs.sha256(path)] for path in held_out],
             "tokenizer": inputs.rendering(base),
         },
-        code_version=code_version("throughline.data", *(["throughline.lab"] if is_lab else [])),
+        code_version=code_version("throughline.data", *(["throughline.lab"] if is_lab else []), extras=("data",)),
         seed=config.seed,
     )
     with stage as run:

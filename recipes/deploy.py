@@ -62,7 +62,7 @@ def make_checked(config: Config) -> Artifact:
         config.name,
         inputs={"engine": engine},
         config={"serve": config.serve.model_dump(mode="json"), "name": config.name, "version": version},
-        code_version=code_version("throughline.triton"),
+        code_version=code_version("throughline.triton", extras=("triton",)),
     )
     with stage as run:
         if run.cached:

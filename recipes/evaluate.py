@@ -50,6 +50,7 @@ def make(config: Config, *, label: str = "") -> Artifact:
             "throughline.contracts.evaluation",
             "throughline.contracts.guided",
             "throughline.contracts.tool_calls",
+            extras=("cpu",),
         ),
         seed=config.seed,
     )

@@ -20,7 +20,8 @@ _MAKERS = {
     "engine": "build",
     "evaluation": "evaluate",
 }
-_RENDERING = ("tokenizer.json", "chat_template.jinja")
+_TOKENIZER = "tokenizer.json"
+_RENDERING = (_TOKENIZER, "chat template", "special tokens")
 _HASHED = {".safetensors", ".json", ".jinja"}
 
 
@@ -73,8 +74,13 @@ def sha256(path: Path) -> str:
 
 
 def rendering(folder: Path) -> dict[str, str]:
-    """Returns the digests of what turns a conversation into token ids: tokenizer and chat template, by file name."""
-    return {name: sha256(folder / name) for name in _RENDERING if (folder / name).is_file()}
+    """Returns the digests of what turns a conversation into token ids, wherever a checkpoint or engine keeps it."""
+    from throughline.conversion.folder import template_of
+
+    template, special = template_of(folder)
+    texts = {"chat template": template, "special tokens": json.dumps(special, sort_keys=True)}
+    found = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    return found | ({_TOKENIZER: sha256(folder / _TOKENIZER)} if (folder / _TOKENIZER).is_file() else {})
 
 
 def check_rendering(
@@ -89,7 +95,7 @@ def check_rendering(
     Args:
         dataset: The rendered records.
         folder: A checkpoint or an engine.
-        names: The files that have to be the same.
+        names: What has to be the same: the tokenizer, the chat template, the special tokens.
         fix: What to do about it.
 
     Raises:

@@ -46,7 +46,7 @@ def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: 
             "peft": config.peft.model_dump(mode="json"),
             "trainer": config.trainer.model_dump(mode="json"),
         },
-        code_version=code_version("throughline.training"),
+        code_version=code_version("throughline.training", extras=("train",)),
         seed=config.seed,
         resumable=True,
     )
@@ -105,7 +105,7 @@ def make_checkpoint(config: Config, store: ArtifactStore, adapter: Artifact, bas
         f"{config.model.name}-tuned",
         inputs={"adapter": adapter, "base": base},
         config={"dtype": config.merge_dtype},
-        code_version=code_version("throughline.training.merge"),
+        code_version=code_version("throughline.training.merge", extras=("train",)),
     )
     with stage as run:
         if run.cached:

@@ -169,9 +169,11 @@ fit_lora(data, base, out, peft=PEFT, trainer=TRAINER, tracking=TRACKING, on_step
 """
 
 
-def signalled(dataset: Path, base: Path, out: Path, name: str) -> subprocess.CompletedProcess[str]:
+def signalled(
+    dataset: Path, base: Path, out: Path, name: str, script: str = SIGNALLED
+) -> subprocess.CompletedProcess[str]:
     """Trains in a process of its own, which gets a signal after its twelfth step."""
-    command = [sys.executable, "-c", SIGNALLED, str(dataset), str(base), str(out), name]
+    command = [sys.executable, "-c", script, str(dataset), str(base), str(out), name]
     root = Path(__file__).resolve().parents[2]
     environment = os.environ | {"PYTHONPATH": f"{root / 'src'}:{root}"}
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
@@ -194,6 +196,46 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(dataset: Path, tiny_che
     assert resumed.keys() == straight.keys()
     for name, value in straight.items():
         torch.testing.assert_close(resumed[name], value, msg=name)
+    # Validated after step 15, killed after step 12, gone on from step 10: no hole, no step twice.
+    curves = json.loads((out / "training.json").read_text())
+    assert [row["step"] for row in curves["train"]] == list(range(30))
+    assert [row["step"] for row in curves["validation"]] == [14, 29]
+    for name in ("train", "validation"):
+        again = [row.get("loss", row.get("val_loss")) for row in curves[name]]
+        once = json.loads((whole / "training.json").read_text())[name]
+        assert again == pytest.approx([row.get("loss", row.get("val_loss")) for row in once], rel=1e-4)
+
+
+def test_the_last_step_is_validated_whatever_the_interval(dataset: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """With 12 steps and a validation every 5 the reported loss was that of step 10."""
+    trainer = TRAINER.model_copy(update={"max_steps": 12, "val_every_steps": 5})
+    report = fit(dataset, tiny_checkpoint, tmp_path / "adapter", trainer=trainer)
+    assert [row["step"] for row in report.curves.validation] == [4, 9, 11]
+    assert report.validation_loss == report.curves.validation[-1]["val_loss"]
+    assert report.steps == 12
+
+
+ENDED_EARLY = """
+import os, sys
+from pathlib import Path
+from tests.integration.test_training import PEFT, TRACKING, TRAINER
+from throughline.training import sft
+
+sft.shutil.rmtree = lambda *arguments, **options: os._exit(9)
+data, base, out = map(Path, sys.argv[1:4])
+sft.fit_lora(data, base, out, peft=PEFT, trainer=TRAINER, tracking=TRACKING, on_step=lambda *_: None)
+"""
+
+
+def test_a_finished_training_is_not_run_again(dataset: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A kill between the end of training and the stage's commit cost the whole training."""
+    out = tmp_path / "adapter"
+    assert signalled(dataset, tiny_checkpoint, out, "", script=ENDED_EARLY).returncode == 9
+    assert (out / "work").is_dir()
+    report = fit(dataset, tiny_checkpoint, out, on_step=lambda *_: pytest.fail("trained again"))
+    assert (report.steps, report.records) == (30, 120)
+    assert not (out / "work").exists()
+    assert report.validation_loss == report.curves.validation[-1]["val_loss"]
 
 
 def test_a_run_that_is_told_to_end_is_not_taken_for_a_finished_one(

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import subprocess
@@ -87,13 +88,38 @@ def nvidia_driver() -> str | None:
 
 
 @functools.cache
-def code_version(*packages: str) -> str:
-    """Returns a digest over every source and data file of the packages, so that changed code makes a new artifact.
+def library_versions(extras: tuple[str, ...]) -> dict[str, str | None]:
+    """Returns the installed version of each library of our optional dependencies `extras`, None if it is absent.
+
+    Raises:
+        InternalError: If our own package is not installed, so that nobody knows what it needs.
+    """
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = [Requirement(text) for text in importlib.metadata.requires("throughline") or ()]
+    except importlib.metadata.PackageNotFoundError:
+        raise InternalError("throughline is not installed", fix="run `make setup`") from None
+    found = {
+        item.name: package_version(item.name)
+        for item in wanted
+        if item.marker is not None and any(item.marker.evaluate({"extra": extra}) for extra in extras)
+    }
+    return dict(sorted(found.items()))
+
+
+@functools.cache
+def code_version(*packages: str, extras: tuple[str, ...] = ()) -> str:
+    """Returns a digest over all sources and data of packages and the versions of the libraries that they stand on.
+
+    Args:
+        packages: Our packages and modules; changed code makes a new artifact.
+        extras: Names of our optional dependencies (`data`, `train`, …); so does another version of one of them.
 
     Raises:
         InternalError: If a package does not exist.
     """
-    state = hashlib.sha256()
+    state = hashlib.sha256(json.dumps(library_versions(extras)).encode() if extras else b"")
     for package in packages:
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.origin:

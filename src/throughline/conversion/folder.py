@@ -69,10 +69,21 @@ def _check_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], source: Path
         )
 
 
+def template_of(folder: Path) -> tuple[str, dict[str, str]]:
+    """Returns a checkpoint's own chat template, "" without one, and the special tokens that templates see.
+
+    The template is in a file of its own or, as older tools wrote it, within `tokenizer_config.json`.
+
+    Raises:
+        CheckpointError: If a file of it is no JSON.
+    """
+    config = _read_json(folder / "tokenizer_config.json")
+    special = special_tokens_of(_read_json(folder / "special_tokens_map.json"), config)
+    return _own_template(folder, config), special
+
+
 def _model_side(source: Path, tokenizer: Tokenizer) -> ModelSide:
-    config = _read_json(source / "tokenizer_config.json")
-    special = special_tokens_of(_read_json(source / "special_tokens_map.json"), config)
-    own = _own_template(source, config)
+    own, special = template_of(source)
     return ModelSide(
         where=str(source),
         template=own,

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from throughline.contracts.errors import InternalError, MissingDependencyError
 from throughline.training.shim import cpu_shim
@@ -35,8 +35,15 @@ class TrainLog:
     validation: list[dict[str, float]] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
-        """Writes both curves as JSON."""
-        path.write_text(json.dumps({"train": self.train, "validation": self.validation}) + "\n")
+        """Writes both curves as JSON, whole or not at all."""
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({"train": self.train, "validation": self.validation}) + "\n")
+        partial.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads what `write` wrote."""
+        return cls(**json.loads(path.read_text()))
 
 
 def set_threads(threads: int) -> None:
@@ -61,8 +68,8 @@ def run_recipe(
         config: AutoModel's own config as plain values (`_target_` names what to build).
         on_step: Called after every optimiser step.
         probe: Called with the model at each validation.
-        log_path: Curves are written here after each validation, so that a resumed run keeps them; what AutoModel
-            prints goes to `automodel.log` beside it.
+        log_path: Curves are written here, a JSON object a line, so that a resumed run keeps them whole; what
+            AutoModel prints goes to `automodel.log` beside it.
         autocast: Type of the arithmetic; other than float32 it runs under torch's autocast, because adapters are
             float32.
         on_estimate: Called before the first step.
@@ -95,6 +102,7 @@ def run_recipe(
         if on_estimate is not None:
             on_estimate(run.estimate())
         run.run_train_validation_loop()
+        run.validate_last_step()
         log: TrainLog = run.curves
         _finish_wandb()
         return log
@@ -125,6 +133,7 @@ def _recipe_class(on_step: OnStep, probe: Probe | None, log_path: Path | None, a
         def setup(self) -> None:
             super().setup()
             self.curves = _read_log(log_path, self.step_scheduler.step)
+            self._log = log_path.open("a", encoding="utf-8") if log_path is not None else None
 
         def estimate(self) -> float:
             """Times forward and backward of a few packs to come, after one to warm up; weights stay as they are."""
@@ -157,7 +166,7 @@ def _recipe_class(on_step: OnStep, probe: Probe | None, log_path: Path | None, a
         def log_train_metrics(self, log_data: Any) -> None:
             super().log_train_metrics(log_data)
             metrics = {key: float(value) for key, value in log_data.metrics.items() if _is_number(value)}
-            self.curves.train.append({"step": float(log_data.step), **metrics})
+            self._keep("train", {"step": float(log_data.step), **metrics})
             on_step(log_data.step + 1, self.step_scheduler.max_steps, metrics)
 
         def log_val_metrics(self, val_name: str, log_data: Any, metric_logger: Any = None) -> None:
@@ -167,9 +176,23 @@ def _recipe_class(on_step: OnStep, probe: Probe | None, log_path: Path | None, a
                 log_data.metrics.update(probe(self.model_parts[0]))
             super().log_val_metrics(val_name, log_data, metric_logger)
             metrics = {key: float(value) for key, value in log_data.metrics.items() if _is_number(value)}
-            self.curves.validation.append({"step": float(log_data.step), **metrics})
-            if log_path is not None:
-                self.curves.write(log_path)
+            # After the last step AutoModel's counter stands one further.
+            step = min(log_data.step, self.step_scheduler.max_steps - 1)
+            self._keep("validation", {"step": float(step), **metrics})
+
+        def validate_last_step(self) -> None:
+            """Validates once more if the run ended at a step that AutoModel does not validate, or was killed in it."""
+            last = float(self.step_scheduler.max_steps - 1)
+            ended = bool(self.curves.train) and self.curves.train[-1]["step"] == last
+            if ended and not (self.curves.validation and self.curves.validation[-1]["step"] == last):
+                for name, loader in self.val_dataloaders.items():
+                    self.log_val_metrics(name, self._run_validation_epoch(loader), self.metric_logger_valid[name])
+
+        def _keep(self, curve: str, row: dict[str, float]) -> None:
+            getattr(self.curves, curve).append(row)
+            if self._log is not None:
+                self._log.write(json.dumps({"curve": curve, **row}) + "\n")
+                self._log.flush()
 
     return Recipe
 
@@ -179,13 +202,24 @@ def _is_number(value: Any) -> bool:
 
 
 def _read_log(path: Path | None, before_step: int) -> TrainLog:
+    """Reads the rows of steps that a checkpoint knows, and leaves only them in the file."""
+    log = TrainLog()
     if path is None or not path.is_file():
-        return TrainLog()
-    data = json.loads(path.read_text())
-    return TrainLog(
-        train=[row for row in data["train"] if row["step"] < before_step],
-        validation=[row for row in data["validation"] if row["step"] < before_step],
-    )
+        return log
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            # A kill in the middle of a line; its step is run again.
+            continue
+        if row["step"] < before_step:
+            kept.append(line)
+            getattr(log, row.pop("curve")).append(row)
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    partial.replace(path)
+    return log
 
 
 def _finish_wandb() -> None:

@@ -17,6 +17,8 @@ from throughline.training.automodel import OnEstimate, OnStep, Probe, TrainLog, 
 from throughline.training.dataset import PackedDataset, Schedule
 from throughline.training.shim import default_dtype
 
+# Written last: a folder with it holds a finished adapter.
+CURVES_FILE = "training.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
@@ -78,9 +80,13 @@ def fit_lora(
         config["wandb"]["dir"] = str(folder)
     out.mkdir(parents=True, exist_ok=True)
     (out / "automodel.json").write_text(json.dumps(config, indent=1) + "\n")
-    log_path = work / "curves.json"
-    work.mkdir(exist_ok=True)
     pace = _Pace(schedule(dataset, trainer), trainer, on_step)
+    log_path = work / "curves.jsonl"
+    if (out / CURVES_FILE).is_file():
+        # Killed between the end of training and that of its stage.
+        shutil.rmtree(work, ignore_errors=True)
+        return _report(TrainLog.read(out / CURVES_FILE), pace)
+    work.mkdir(exist_ok=True)
     curves = run_recipe(
         config,
         on_step=pace,
@@ -93,8 +99,12 @@ def fit_lora(
         # AutoModel answers SIGTERM with a checkpoint and an ordinary return.
         raise KeyboardInterrupt("training was told to stop")
     _keep_adapter(work, out)
-    curves.write(out / "training.json")
+    curves.write(out / CURVES_FILE)
     shutil.rmtree(work)
+    return _report(curves, pace)
+
+
+def _report(curves: TrainLog, pace: _Pace) -> FitReport:
     losses = [row["val_loss"] for row in curves.validation]
     return FitReport(
         train_loss=curves.train[-1]["loss"],

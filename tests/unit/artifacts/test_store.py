@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from throughline.artifacts import Artifact, ArtifactStore, artifact_digest, code_version
+from throughline.artifacts import environment
+from throughline.artifacts.environment import library_versions
 from throughline.artifacts.store import STAGING
 from throughline.contracts.errors import ArtifactError, InternalError
 
@@ -185,3 +187,19 @@ def test_code_version_follows_the_sources() -> None:
     assert code_version("throughline.contracts") != code_version("throughline.artifacts")
     with pytest.raises(InternalError, match="no_such"):
         code_version("throughline.no_such")
+
+
+def test_another_version_of_a_library_makes_another_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataset of one tokenizer library, or an engine of one compiler, was found after an upgrade of it."""
+    versions = library_versions(("data", "cpu"))
+    assert versions["transformers"] and versions["openvino-genai"] and "locust" not in versions
+    before = code_version("throughline.data", extras=("data",))
+    assert code_version("throughline.data", extras=("data", "cpu")) != before
+    real = environment.package_version
+    monkeypatch.setattr(environment, "package_version", lambda name: "99" if name == "ftfy" else real(name))
+    for function in (library_versions, code_version):
+        function.cache_clear()
+    assert code_version("throughline.data", extras=("data",)) != before
+    assert code_version("throughline.data") == code_version("throughline.data", extras=())
+    for function in (library_versions, code_version):
+        function.cache_clear()
