@@ -46,6 +46,8 @@ class DataSpec(StrictModel):
         validation_share: Share of groups held out for the validation loss.
         group_by: Fields that tie records together: no value of any of them is on both sides of a split, nor both in a
             record to train on and in a held-out question.
+        question_group: Fields of a held-out question, the first that it has names its group: questions that are right
+            or wrong together, so that an interval must not count each of them for itself.
         max_seq_len: Longer records are rejected, in tokens.
     """
 
@@ -61,4 +63,5 @@ class DataSpec(StrictModel):
     near_duplicate_jaccard: float = Field(default=0.8, gt=0, le=1)
     validation_share: float = Field(default=0.05, gt=0, lt=0.5)
     group_by: tuple[str, ...] = ("customer", "document")
+    question_group: tuple[str, ...] = ("group", "document", "customer")
     max_seq_len: int = Field(default=1024, ge=16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, Self
 
@@ -113,7 +113,11 @@ class SuiteSpec(StrictModel):
 
 @dataclass(frozen=True)
 class Question:
-    """One held-out question; `expected` holds what its scorer needs, `messages` no answer."""
+    """One held-out question; `expected` holds what its scorer needs, `messages` no answer.
+
+    Questions of one `group` (a template, a document, a customer) are variants of one another, whose answers are right
+    or wrong together; empty for a question that stands alone.
+    """
 
     id: str
     task: str
@@ -123,6 +127,7 @@ class Question:
     expected: dict[str, Any]
     prompt: str
     prompt_token_ids: tuple[int, ...]
+    group: str = ""
 
     @property
     def is_own(self) -> bool:
@@ -164,7 +169,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric over `n` questions with its interval; a proportion or a mean, never NaN."""
+    """A metric over `n` questions with its interval; a proportion or a mean, never NaN.
+
+    `groups` counts the groups of questions that are right or wrong together; the interval allows for them.
+    """
 
     name: str
     value: float
@@ -172,6 +180,7 @@ class Metric:
     high: float
     n: int
     higher_is_better: bool = True
+    groups: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain JSON types."""
@@ -189,6 +198,7 @@ class Evaluation:
         seconds: Wall time of the generation.
         questions: How many were asked.
         weights: Question id → metric → weight of that outcome in the metric's mean, where it is not 1.
+        groups: Question id → its group, where it has one.
     """
 
     model: str
@@ -197,6 +207,15 @@ class Evaluation:
     seconds: float
     questions: int
     weights: dict[str, dict[str, float]] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
+
+    def column(self, metric: str) -> dict[str, float]:
+        """Returns the outcomes of the questions that a metric bears on, by question id."""
+        return {key: outcome[metric] for key, outcome in self.outcomes.items() if metric in outcome}
+
+    def groups_of(self, ids: Iterable[str]) -> list[str]:
+        """Returns the group of each question; one that stands alone is a group of its own."""
+        return [self.groups.get(key) or f"\0{key}" for key in ids]
 
     @property
     def tokens_per_second(self) -> float:
@@ -224,6 +243,7 @@ class Comparison:
         candidate: The candidate's value.
         difference: Candidate minus reference, with Tango's interval `low` to `high`.
         n: Questions.
+        groups: Groups of them that are right or wrong together; the interval allows for them.
         only_reference: Questions that the reference alone has as 1.
         only_candidate: Questions that the candidate alone has as 1.
         p_value: McNemar's exact two-sided p.
@@ -241,6 +261,7 @@ class Comparison:
     only_candidate: int
     p_value: float
     higher_is_better: bool = True
+    groups: int = 0
 
     @property
     def drop(self) -> tuple[float, float, float]:

@@ -147,7 +147,7 @@ def prepare(
     _write_side(out, "train", [pair for pair, held in zip(kept, for_validation, strict=True) if not held], report)
     _write_side(out, "validation", [pair for pair, held in zip(kept, for_validation, strict=True) if held], report)
     for name, rows in held_out.items():
-        report.questions += _write_questions(out / f"{name}.jsonl", rows, renderer)
+        report.questions += _write_questions(out / f"{name}.jsonl", rows, renderer, spec.question_group)
     restricted = out / RESTRICTED
     restricted.mkdir(exist_ok=True)
     restricted.chmod(0o700)
@@ -266,7 +266,7 @@ class _Redaction:
             }
         for kind, count in redactor.counts.items():
             self._report.personal[kind] = self._report.personal.get(kind, 0) + count
-        for name in ("id", *self._spec.group_by):
+        for name in dict.fromkeys(("id", *self._spec.group_by, *self._spec.question_group)):
             if values.get(name):
                 values[name] = self._names(str(values[name]))
 
@@ -332,7 +332,9 @@ def _write_side(out: Path, name: str, pairs: list[tuple[Record, Rendered]], repo
         report.answer_lengths = answers
 
 
-def _write_questions(path: Path, rows: Iterable[dict[str, Any]], renderer: Renderer) -> int:
+def _write_questions(
+    path: Path, rows: Iterable[dict[str, Any]], renderer: Renderer, group_fields: Sequence[str]
+) -> int:
     done = []
     for row in rows:
         text, ids = renderer.prompt(row["messages"], row.get("tools") or [])
@@ -341,6 +343,7 @@ def _write_questions(path: Path, rows: Iterable[dict[str, Any]], renderer: Rende
                 "id": row["id"],
                 "task": row.get("task", "chat"),
                 "customer": row.get("customer", ""),
+                "group": next((f"{name} {row[name]}" for name in group_fields if row.get(name)), ""),
                 "messages": row["messages"],
                 "tools": row.get("tools") or [],
                 "expected": row["expected"],

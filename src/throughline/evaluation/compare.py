@@ -5,13 +5,14 @@ from __future__ import annotations
 from throughline.contracts.errors import DataError
 from throughline.contracts.evaluation import LOWER_IS_BETTER, MEAN_METRICS, Comparison, Evaluation
 from throughline.contracts.text import did_you_mean, shorten
-from throughline.evaluation.intervals import tango
+from throughline.evaluation.intervals import effective_size, tango
 
 
 def compare(reference: Evaluation, candidate: Evaluation, metric: str, *, confidence: float = 0.95) -> Comparison:
     """Compares `candidate` with `reference` on a share of questions, question by question.
 
-    The interval is Tango's; its width never vanishes, however alike the two are.
+    The interval is Tango's, with the effective size of questions that come in groups; its width never vanishes,
+    however alike the two are. McNemar's p takes every question for itself.
 
     Raises:
         DataError: If neither has the metric, it is no share of questions, or they were asked different questions.
@@ -29,9 +30,11 @@ def compare(reference: Evaluation, candidate: Evaluation, metric: str, *, confid
             fix="evaluate both models on the same questions",
         )
     n = len(a)
+    groups = reference.groups_of(a)
+    size = effective_size([float(b[key]) - float(a[key]) for key in a], groups, confidence)
     only_reference = sum(a[key] and not b[key] for key in a)
     only_candidate = sum(b[key] and not a[key] for key in a)
-    low, high = tango(only_reference, only_candidate, n, confidence)
+    low, high = tango(only_reference * size / n, only_candidate * size / n, size, confidence)
     return Comparison(
         metric=metric,
         reference=sum(a.values()) / n,
@@ -44,6 +47,7 @@ def compare(reference: Evaluation, candidate: Evaluation, metric: str, *, confid
         only_candidate=only_candidate,
         p_value=mcnemar(only_reference, only_candidate),
         higher_is_better=metric not in LOWER_IS_BETTER,
+        groups=len(set(groups)),
     )
 
 
@@ -56,4 +60,4 @@ def mcnemar(only_reference: int, only_candidate: int) -> float:
 
 
 def _outcomes(evaluation: Evaluation, metric: str) -> dict[str, bool]:
-    return {key: outcome[metric] == 1 for key, outcome in evaluation.outcomes.items() if metric in outcome}
+    return {key: value == 1 for key, value in evaluation.column(metric).items()}

@@ -8,8 +8,10 @@ A check compares a point estimate and its interval with a limit:
 - GO: the whole interval keeps the limit.
 
 A verdict is NO_GO if any check is, else INCONCLUSIVE if any check is, else GO. Floors use Wilson's interval,
-drops Tango's for pairs, both at `policy.confidence`. To clear a floor f even a perfect score needs
-z²·f/(1 − f) questions: 268 for 0.99 at the default confidence; `evaluation.power` says what a limit needs.
+drops Tango's for pairs, both at `policy.confidence`; questions that come in groups (variants of one template, questions
+on one document) count for fewer, see `intervals.effective_size`. To clear a floor f even a perfect score needs
+z²·f/(1 − f) questions: 268 for 0.99 at the default confidence; `evaluation.power` says what a limit needs of questions
+that stand alone.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from throughline.contracts.benchmark import Estimate
 from throughline.contracts.errors import DataError
 from throughline.contracts.evaluation import MEAN_METRICS, Decision, Evaluation, GatePolicy, Verdict
 from throughline.evaluation.compare import compare
-from throughline.evaluation.intervals import wilson
+from throughline.evaluation.suite import share_interval
 
 # The first of these that was measured stands beside the choice.
 _PRAISED = ("triage_exact_match", "exact_match")
@@ -111,9 +113,10 @@ def _share(evaluation: Evaluation, name: str, limit: float, policy: GatePolicy, 
     metric = evaluation.metrics.get(name)
     if metric is None:
         return _unmeasured(name, evaluation)
-    low, high = wilson(round(metric.value * metric.n), metric.n, policy.confidence)
+    low, high = share_interval(evaluation, name, policy.confidence)
     wanted = "at least" if floor else "at most"
-    text = f"{name} {metric.value:.4f} [{low:.4f}, {high:.4f}], {wanted} {limit:g} wanted, n={metric.n}"
+    size = f"n={metric.n}" + (f" in {metric.groups} groups" if 0 < metric.groups < metric.n else "")
+    text = f"{name} {metric.value:.4f} [{low:.4f}, {high:.4f}], {wanted} {limit:g} wanted, {size}"
     violated, beyond = (metric.value < limit, low < limit) if floor else (metric.value > limit, high > limit)
     return _judge(text, violated=violated, beyond=beyond, n=metric.n, policy=policy)
 

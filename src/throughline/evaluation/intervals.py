@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,45 @@ _BLOCK = 2**22
 _APART = 1e-9
 
 
-def wilson(successes: int, n: int, confidence: float) -> tuple[float, float]:
+def effective_size(values: Sequence[float], groups: Sequence[str], confidence: float) -> float:
+    """Returns how many independent questions would give a mean as certain as these do.
+
+    n over the design effect: the variance of the mean between groups (Liang & Zeger 1986, with their G/(G − 1)) over
+    that of independent questions, at least 1. As in Korn & Graubard (1998), fewer groups than 30 or so count less by
+    the square of z over Student's t with G − 1 degrees of freedom. Where all values are equal nothing can be told of
+    how much groups have in common, so each counts as one question: Kish's n² / Σ mᵍ².
+
+    Args:
+        values: One a question, n ≥ 1.
+        groups: The group of each.
+        confidence: Two-sided, of the interval that it is for.
+    """
+    from scipy.stats import t
+
+    n = len(values)
+    sizes = Counter(groups)
+    if len(sizes) == n:
+        return float(n)
+    mean = sum(values) / n
+    variance = sum((value - mean) ** 2 for value in values) / n
+    if not variance:
+        return n * n / sum(size * size for size in sizes.values())
+    if len(sizes) == 1:
+        return 1.0
+    sums = dict.fromkeys(sizes, 0.0)
+    for value, group in zip(values, groups, strict=True):
+        sums[group] += value - mean
+    between = len(sizes) / (len(sizes) - 1) * sum(total * total for total in sums.values()) / n**2
+    tail = (1 + confidence) / 2
+    fewer = (NormalDist().inv_cdf(tail) / float(t.ppf(tail, len(sizes) - 1))) ** 2
+    return max(1.0, n / max(1.0, between / (variance / n)) * fewer)
+
+
+def wilson(successes: float, n: float, confidence: float) -> tuple[float, float]:
     """Returns Wilson's score interval of a proportion (Wilson 1927), two-sided, within [0, 1].
 
     Args:
-        successes: From 0 to `n`.
+        successes: From 0 to `n`; with an effective size the share of it.
         n: At least 1.
         confidence: E.g. 0.95.
     """
@@ -37,7 +73,7 @@ def wilson(successes: int, n: int, confidence: float) -> tuple[float, float]:
     return low, high
 
 
-def tango(only_reference: int, only_candidate: int, n: int, confidence: float) -> tuple[float, float]:
+def tango(only_reference: float, only_candidate: float, n: float, confidence: float) -> tuple[float, float]:
     """Returns Tango's score interval of the difference of two paired proportions, candidate − reference.
 
     Tango 1998, Statistics in Medicine 17, 891–908: the differences that a score test of the discordant pairs
@@ -48,7 +84,7 @@ def tango(only_reference: int, only_candidate: int, n: int, confidence: float) -
     Args:
         only_reference: Pairs where the reference alone succeeds.
         only_candidate: Pairs where the candidate alone does.
-        n: All pairs, at least 1.
+        n: All pairs, at least 1; with an effective size the counts are their shares of it.
         confidence: Two-sided.
     """
     from scipy.optimize import brentq
@@ -66,7 +102,7 @@ def tango(only_reference: int, only_candidate: int, n: int, confidence: float) -
     return float(low), float(high)
 
 
-def score_deviation(only_reference: Any, only_candidate: Any, n: int, difference: float) -> Any:
+def score_deviation(only_reference: Any, only_candidate: Any, n: float, difference: float) -> Any:
     """Returns the standard deviation of the observed difference of `n` pairs if the true one is `difference`.
 
     The share of pairs that the reference alone gets right is at its most likely value under that difference
@@ -81,15 +117,16 @@ def score_deviation(only_reference: Any, only_candidate: Any, n: int, difference
 
 
 def mean_interval(
-    values: Floats, weights: Floats, *, confidence: float, samples: int, seed: int
+    values: Floats, weights: Floats, groups: Sequence[str], *, confidence: float, samples: int, seed: int
 ) -> tuple[float, float]:
-    """Returns the percentile-bootstrap interval of the weighted mean, by scipy.
+    """Returns the percentile-bootstrap interval of the weighted mean, by scipy, resampling whole groups.
 
     Args:
         values: Shape [n], n ≥ 1.
         weights: Shape [n], not negative.
+        groups: The group of each.
         confidence: Two-sided.
-        samples: Resamples of the n pairs.
+        samples: Resamples of the groups.
         seed: Seed of the resampling.
     """
     import numpy as np
@@ -101,13 +138,16 @@ def mean_interval(
         found: Floats = np.divide(total.sum(axis=axis), weight, out=np.zeros_like(weight), where=weight > 0)
         return found
 
-    if values.size == 1:
-        return float(values[0]), float(values[0])
+    places = {group: index for index, group in enumerate(dict.fromkeys(groups))}
+    of = np.array([places[group] for group in groups])
+    if len(places) == 1:
+        centre = float(mean(np.array([(values * weights).sum()]), np.array([weights.sum()])))
+        return centre, centre
     found = bootstrap(
-        (values * weights, weights),
+        (np.bincount(of, values * weights), np.bincount(of, weights)),
         mean,
         n_resamples=samples,
-        batch=max(1, _BLOCK // values.size),
+        batch=max(1, _BLOCK // len(places)),
         vectorized=True,
         paired=True,
         confidence_level=confidence,

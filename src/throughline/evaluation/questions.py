@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ _FIELDS: dict[str, _Check] = {
     "id": _TEXT,
     "task": _TEXT,
     "customer": _TEXT,
+    "group": _TEXT,
     "messages": (_is_objects, "a list of objects"),
     "tools": (_is_objects, "a list of objects"),
     "expected": (_is_object, "an object"),
@@ -102,8 +104,9 @@ def load_questions(path: Path) -> list[Question]:
 def select(questions: Sequence[Question], limits: Mapping[str, int]) -> list[Question]:
     """Returns at most `limits[stratum]` questions of each stratum, spread evenly over it, in file order.
 
-    Within a stratum they are spread over the questions sorted by what is expected, so that every label (or
-    answerable and not) has its share; the same questions come out at every run.
+    A second question of a group is asked once every group has one. Where not all can be taken, they are spread over
+    the questions sorted by what is expected, so that every label (or answerable and not) has its share; the same
+    questions come out at every run.
 
     Args:
         questions: Of one set.
@@ -114,13 +117,31 @@ def select(questions: Sequence[Question], limits: Mapping[str, int]) -> list[Que
         strata.setdefault(question.stratum, []).append(question)
     chosen: set[str] = set()
     for name, members in strata.items():
-        limit = limits.get(name, limits.get(OTHER, len(members)))
-        members.sort(key=_label)
-        total = len(members)
-        # From the middle of each share: the ends of a sorted list are its rarest labels.
-        picks = (members[(2 * index + 1) * total // (2 * limit)] for index in range(limit))
-        chosen |= {question.id for question in (members if limit >= total else picks)}
+        left = min(len(members), limits.get(name, limits.get(OTHER, len(members))))
+        for turn in _turns(members):
+            chosen |= {question.id for question in _spread(turn, min(left, len(turn)))}
+            left -= min(left, len(turn))
     return [question for question in questions if question.id in chosen]
+
+
+def _turns(members: Sequence[Question]) -> list[list[Question]]:
+    """The first question of every group, then the second ones, and so on."""
+    turns: list[list[Question]] = []
+    asked: Counter[str] = Counter()
+    for question in members:
+        group = question.group or f"\0{question.id}"
+        if asked[group] == len(turns):
+            turns.append([])
+        turns[asked[group]].append(question)
+        asked[group] += 1
+    return turns
+
+
+def _spread(members: Sequence[Question], count: int) -> list[Question]:
+    """`count` of the questions, evenly over their labels."""
+    ordered = sorted(members, key=_label)
+    # From the middle of each share: the ends of a sorted list are its rarest labels.
+    return [ordered[(2 * index + 1) * len(ordered) // (2 * count)] for index in range(count)]
 
 
 def _label(question: Question) -> str:
@@ -136,7 +157,7 @@ def _question(line: bytes, where: str) -> Question:
         raise DataError("line is not JSON", where=where, seen=str(error), fix=_FIX) from None
     if not isinstance(record, dict):
         raise DataError("line is no JSON object", where=where, seen=shorten(record), fix=_FIX)
-    _check({"customer": "", "tools": [], **record}, _FIELDS, "", where)
+    _check({"customer": "", "group": "", "tools": [], **record}, _FIELDS, "", where)
     task, expected = record["task"], record["expected"]
     if "messages" in expected:
         _check_reference(expected["messages"], where)
@@ -167,6 +188,7 @@ def _question(line: bytes, where: str) -> Question:
         expected=expected,
         prompt=record["prompt"],
         prompt_token_ids=tuple(record["prompt_token_ids"]),
+        group=record.get("group", ""),
     )
 
 

@@ -62,6 +62,7 @@ def read_evaluation(folder: Path) -> Evaluation:
             seconds=head["seconds"],
             questions=head["questions"],
             weights={row["id"]: row["weights"] for row in rows if row["weights"]},
+            groups={row["id"]: row["group"] for row in rows if row.get("group")},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError("evaluation is damaged", where=str(folder), seen=error, fix=_FIX) from None
@@ -108,6 +109,7 @@ def _row(evaluation: Evaluation, question: Question, answer: Answer) -> dict[str
     return {
         "id": answer.id,
         "task": question.task,
+        "group": question.group,
         "success": outcome["task_success"] == 1,
         "prompt": question.prompt,
         "expected": question.expected,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from throughline.contracts.errors import DataError
@@ -18,7 +19,7 @@ from throughline.contracts.evaluation import (
     SuiteSpec,
 )
 from throughline.contracts.text import shorten
-from throughline.evaluation.intervals import mean_interval, wilson
+from throughline.evaluation.intervals import effective_size, mean_interval, wilson
 from throughline.evaluation.tasks import score_answer
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def score(
 ) -> Evaluation:
     """Scores the answers to questions of one set.
 
-    `METRIC_DEFINITIONS` says what each metric means. Shares have Wilson's interval, means a bootstrap one.
+    `METRIC_DEFINITIONS` says what each metric means. Shares have Wilson's interval, means a bootstrap one; both allow
+    for questions that come in groups.
 
     Args:
         model: Name of what answered, e.g. its precision.
@@ -59,8 +61,9 @@ def score(
             weights[question.id] = weight
     found = dict.fromkeys(name for outcome in outcomes.values() for name in outcome)
     names = sorted(found, key=_rank)
-    metrics = {name: _metric(name, outcomes, weights, spec) for name in names}
-    return Evaluation(model, metrics, outcomes, seconds, len(questions), weights)
+    groups = {question.id: question.group for question in questions if question.group}
+    scored = Evaluation(model, {}, outcomes, seconds, len(questions), weights, groups)
+    return replace(scored, metrics={name: _metric(name, scored, spec) for name in names})
 
 
 def _by_id(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, Answer]:
@@ -85,16 +88,12 @@ def _rank(name: str) -> float:
     return _ORDER.get(name, _ORDER["triage_field_f1"] + 0.5)
 
 
-def _column(
-    name: str, outcomes: dict[str, dict[str, float]], weights: dict[str, dict[str, float]]
-) -> tuple[Floats, Floats]:
-    """Outcomes and weights of the questions that `name` bears on, shape [n] each."""
-    import numpy as np
-
-    ids = [key for key, outcome in outcomes.items() if name in outcome]
-    values = np.array([outcomes[key][name] for key in ids], dtype=np.float64)
-    weight = np.array([weights.get(key, {}).get(name, 1.0) for key in ids], dtype=np.float64)
-    return values, weight
+def share_interval(evaluation: Evaluation, name: str, confidence: float) -> tuple[float, float]:
+    """Returns Wilson's interval of a share of questions, with the effective size of questions that come in groups."""
+    column = evaluation.column(name)
+    values = list(column.values())
+    size = effective_size(values, evaluation.groups_of(column), confidence)
+    return wilson(sum(values) / len(values) * size, size, confidence)
 
 
 def _weighted_mean(values: Floats, weights: Floats) -> float:
@@ -103,14 +102,18 @@ def _weighted_mean(values: Floats, weights: Floats) -> float:
     return float((values * weights).sum()) / mass if mass else 0.0
 
 
-def _metric(
-    name: str, outcomes: dict[str, dict[str, float]], weights: dict[str, dict[str, float]], spec: SuiteSpec
-) -> Metric:
-    values, weight = _column(name, outcomes, weights)
+def _metric(name: str, evaluation: Evaluation, spec: SuiteSpec) -> Metric:
+    import numpy as np
+
+    column = evaluation.column(name)
+    groups = evaluation.groups_of(column)
+    values = np.array(list(column.values()), dtype=np.float64)
+    weights = np.array([evaluation.weights.get(key, {}).get(name, 1.0) for key in column], dtype=np.float64)
     if name in MEAN_METRICS:
         low, high = mean_interval(
-            values, weight, confidence=spec.confidence, samples=spec.bootstrap_samples, seed=spec.seed
+            values, weights, groups, confidence=spec.confidence, samples=spec.bootstrap_samples, seed=spec.seed
         )
     else:
-        low, high = wilson(round(values.sum()), values.size, spec.confidence)
-    return Metric(name, _weighted_mean(values, weight), low, high, values.size, name not in LOWER_IS_BETTER)
+        low, high = share_interval(evaluation, name, spec.confidence)
+    value = _weighted_mean(values, weights)
+    return Metric(name, value, low, high, values.size, name not in LOWER_IS_BETTER, len(set(groups)))

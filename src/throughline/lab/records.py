@@ -70,11 +70,13 @@ class Sample:
     Attributes:
         expected: What a scorer needs.
         phrases: What may stand in one set only: the phrases that decide the answer, or the whole text.
+        group: What it is a variant of: the ticket's symptom, the document, or what is asked for.
     """
 
     record: Record
     expected: dict[str, Any]
     phrases: tuple[str, ...]
+    group: str
 
 
 class _Maker:
@@ -140,7 +142,7 @@ class _Maker:
     def _triage(self) -> Sample:
         ticket = triage.write_ticket(self.scribe)
         record = self._record("triage", ticket.text, {"content": "", "tool_calls": [tool_call(ticket.labels)]})
-        return Sample(record, {"tool": "open_ticket", "arguments": ticket.labels}, ticket.phrases)
+        return Sample(record, {"tool": "open_ticket", "arguments": ticket.labels}, ticket.phrases, ticket.phrases[0])
 
     def _grounded(self) -> Sample:
         if not self.questions_left or self.document is None:
@@ -158,18 +160,18 @@ class _Maker:
             "passages": asked.passages,
         }
         record = self._record("grounded", asked.text, {"content": asked.answer}, customer=customer, document=name)
-        return Sample(record, expected, (asked.text,))
+        return Sample(record, expected, (asked.text,), name)
 
     def _chat(self) -> Sample:
         asked = self.small_talk.pop()
         answer = banks.chat()[asked]
-        return Sample(self._record("chat", asked, {"content": answer}), {"answer": answer}, (asked,))
+        return Sample(self._record("chat", asked, {"content": answer}), {"answer": answer}, (asked,), asked)
 
     def _refusal(self, disallowed: bool) -> Sample:
         made = refusal.write_request(self.scribe, disallowed)
         record = self._record("refusal", made.text, {"content": made.answer})
         expected = {"answer": made.answer, "refuse": disallowed, "category": made.category}
-        return Sample(record, expected, made.phrases)
+        return Sample(record, expected, made.phrases, made.phrases[0])
 
 
 def samples(
@@ -201,7 +203,12 @@ def held_out(counts: Mapping[SetName, Mapping[str, int]] = HELD_OUT) -> dict[Set
 
 def as_question(sample: Sample) -> Record:
     """Returns the record without its last answer, with `expected` instead: what an evaluation asks."""
-    return {**sample.record, "messages": sample.record["messages"][:-1], "expected": sample.expected}
+    return {
+        **sample.record,
+        "messages": sample.record["messages"][:-1],
+        "expected": sample.expected,
+        "group": sample.group,
+    }
 
 
 @dataclass(frozen=True)

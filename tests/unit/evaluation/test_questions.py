@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,14 @@ def test_every_stratum_has_its_own_limit() -> None:
         "mail": 2,
     }
     assert select(questions, {}) == questions
+
+
+def test_every_group_is_asked_before_one_is_asked_twice() -> None:
+    questions = [replace(refusal(True, f"{n:03}"), group=f"line {n % 30}") for n in range(120)]
+    assert {question.group for question in select(questions, {"disallowed": 30})} == {f"line {n}" for n in range(30)}
+    counts = Counter(question.group for question in select(questions, {"disallowed": 40}))
+    assert len(counts) == 30 and sorted(counts.values()) == [1] * 20 + [2] * 10
+    assert select(questions, {"disallowed": 500}) == questions
 
 
 def test_labels_have_their_share_whatever_the_file_s_order() -> None:
