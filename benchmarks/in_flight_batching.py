@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recipes import inputs, service
+from recipes import references, service
 from throughline.artifacts import ArtifactStore
 from throughline.contracts.serving import ServeSpec
 from throughline.triton.client import TritonClient
@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     store = ArtifactStore(arguments.home)
-    engine = inputs.engine(store, arguments.engine, arguments.profile, key="--engine")
+    engine = references.engine(store, arguments.engine, arguments.profile, key="--engine")
     folder = store.home / "run" / "in-flight"
     folder.mkdir(parents=True, exist_ok=True)
     with service.triton(store, engine, "bench", ServeSpec(), folder / "model_repository", folder) as server:

@@ -29,7 +29,10 @@ C = TypeVar("C", bound="RecipeConfig")
 
 
 class PathsSpec(StrictModel):
-    """Where things lie. `home` is the artifact store; `model_repository` is what Triton serves."""
+    """Where things lie. `home` is the artifact store; `model_repository` is what Triton serves.
+
+    `recipes/conf/common.yaml` takes the environment's `THROUGHLINE_HOME` for `home` where it is set.
+    """
 
     home: Path = Path("artifacts")
     model_repository: Path = Path("model_repository")
@@ -87,8 +90,8 @@ class RecipeConfig(StrictModel):
     log: LogSpec = LogSpec()
 
     def store(self) -> ArtifactStore:
-        """The artifact store; `THROUGHLINE_HOME` wins over `paths.home`."""
-        return ArtifactStore(os.environ.get("THROUGHLINE_HOME") or self.paths.home)
+        """The artifact store."""
+        return ArtifactStore(self.paths.home)
 
 
 def recipe(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field
 
-from recipes import app, inputs, service
+from recipes import app, references, service
 from throughline.artifacts import Artifact, code_version
 from throughline.contracts.benchmark import BenchRequest, BenchSpec
 from throughline.contracts.engine import EngineInfo
@@ -61,9 +61,8 @@ class Config(app.RecipeConfig):
 def make(config: Config) -> Artifact:
     """Makes the benchmark artifact, or finds it."""
     store = config.store()
-    engine = inputs.engine(store, config.target, config.profile)
-    dataset = inputs.artifact(store, "dataset", config.dataset, key="dataset")
-    inputs.check_rendering(dataset, engine.path)
+    engine = references.engine(store, config.target, config.profile)
+    dataset = references.dataset(store, config.dataset, engine.path, engine)
     stage = store.stage(
         "benchmark",
         engine.manifest.name,

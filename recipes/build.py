@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipes import app, inputs
-from throughline.artifacts import Artifact, ArtifactStore, code_version
+from recipes import app, inputs, references
+from throughline.artifacts import Artifact, code_version
 from throughline.contracts.engine import CalibrationData, EngineInfo, EngineSpec
-from throughline.contracts.errors import ArtifactError
+
+CALIBRATION_FIX = (
+    "make the dataset of this model with `python -m recipes.data`, name it (dataset=…), "
+    "or build without calibration: quant=int4_rtn"
+)
 
 
 class Config(app.RecipeConfig):
@@ -41,13 +45,16 @@ def make(config: Config) -> Artifact:
         source["checkpoint"] = (
             inputs.base_checkpoint(config)
             if config.checkpoint == "base"
-            else inputs.artifact(store, "checkpoint", config.checkpoint, key="checkpoint")
+            else references.checkpoint(store, config.checkpoint, config)
         )
         folder = source["checkpoint"].path
         stem = source["checkpoint"].manifest.name
     dataset = None
     if config.engine.calibration != "none":
-        dataset = source["dataset"] = calibration_dataset(store, config.dataset, source.get("checkpoint"), folder)
+        # Whatever the template, calibration needs texts in the model's own tokens.
+        dataset = source["dataset"] = references.dataset(
+            store, config.dataset, folder, source.get("checkpoint"), names=(inputs.TOKENIZER,), fix=CALIBRATION_FIX
+        )
     name = config.name or f"{stem}-{precision_name(config.engine)}"
     stage = store.stage(
         "engine",
@@ -87,31 +94,6 @@ def make(config: Config) -> Artifact:
 def precision_name(spec: EngineSpec) -> str:
     """Returns what an engine's name says of its weights: the precision, `-rtn` if INT4 was rounded without data."""
     return "int4-rtn" if spec.precision == "int4" and spec.calibration == "none" else spec.precision
-
-
-def calibration_dataset(store: ArtifactStore, reference: str, checkpoint: Artifact | None, folder: Path) -> Artifact:
-    """Returns the dataset to calibrate on; `latest` prefers the one that the checkpoint was tuned on.
-
-    Raises:
-        ArtifactError: If there is none, or its tokenizer is not the checkpoint's.
-    """
-    if reference == "latest":
-        ancestors = store.ancestors(checkpoint) if checkpoint else []
-        tuned_on = [item for item in ancestors if item.manifest.kind == "dataset"]
-        dataset = tuned_on[-1] if tuned_on else store.latest("dataset")
-    else:
-        dataset = store.get(reference, "dataset")
-    if dataset is None:
-        raise ArtifactError(
-            "a calibrated build needs a dataset and there is none",
-            where="dataset",
-            seen=reference,
-            fix="run `python -m recipes.data`, or build without calibration: quant=int4_rtn",
-        )
-    fix = "name the dataset of this model (dataset=…), or build without calibration: quant=int4_rtn"
-    # Whatever the template, calibration needs texts in the model's own tokens.
-    inputs.check_rendering(dataset, folder, fix=fix, names=("tokenizer.json",))
-    return dataset
 
 
 def _calibration(config: Config, dataset: Artifact | None) -> CalibrationData | None:

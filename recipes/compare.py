@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from recipes import app, bench, inputs
+from recipes import app, bench, inputs, references
 from throughline.artifacts import Artifact, code_version
 from throughline.contracts.benchmark import BenchSpec
 from throughline.contracts.errors import ConfigError
@@ -57,7 +57,8 @@ def make(config: Config) -> Artifact:
     if not found:
         raise ConfigError("no engines to compare", where="engines", fix="give digests: 'engines=[3f2a91,77ab12]'")
     engines = _named(list(found.values()))
-    dataset = inputs.artifact(store, "dataset", config.dataset, key="dataset")
+    first = next(iter(engines.values()))
+    dataset = references.dataset(store, config.dataset, first.path, first)
     for engine in engines.values():
         inputs.check_rendering(dataset, engine.path)
     stage = store.stage(

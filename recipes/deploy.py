@@ -14,7 +14,7 @@ from typing import Literal
 
 import psutil
 
-from recipes import app, inputs, service
+from recipes import app, references, service
 from throughline.artifacts import Artifact, code_version
 from throughline.contracts.errors import DeployError
 from throughline.contracts.serving import ServeSpec
@@ -23,7 +23,7 @@ CHECK_PROMPT = "Hello"
 
 
 class Config(app.RecipeConfig):
-    """Settings of `recipes.deploy`; `target` is what `inputs.engine` reads."""
+    """Settings of `recipes.deploy`; `target` is what `references.engine` reads."""
 
     serve: ServeSpec
     action: Literal["start", "render", "status", "stop"] = "start"
@@ -40,7 +40,7 @@ def make(config: Config) -> int:
         from throughline.triton.repository import select_version
 
         return select_version(repository, config.name, config.version).number
-    engine = inputs.engine(store, config.target, config.profile)
+    engine = references.engine(store, config.target, config.profile)
     return service.render(engine, config.name, config.serve, repository)
 
 
@@ -54,7 +54,7 @@ def make_checked(config: Config) -> Artifact:
     from throughline.triton.server import TritonServer
 
     store = config.store()
-    engine = inputs.engine(store, config.target, config.profile)
+    engine = references.engine(store, config.target, config.profile)
     repository = config.paths.model_repository
     version = service.render(engine, config.name, config.serve, repository)
     stage = store.stage(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes import app, inputs
+from recipes import app, references
 from throughline.artifacts import Artifact, code_version
 from throughline.contracts.engine import EngineRuntime
 from throughline.contracts.errors import DataError
@@ -36,9 +36,8 @@ def make(config: Config, *, label: str = "") -> Artifact:
     The artifact holds a folder for each set, which `evaluation.store.read_evaluations` reads.
     """
     store = config.store()
-    engine = inputs.artifact(store, "engine", config.target, key="target")
-    dataset = inputs.artifact(store, "dataset", config.dataset, key="dataset")
-    inputs.check_rendering(dataset, engine.path)
+    engine = references.engine(store, config.target, config.profile)
+    dataset = references.dataset(store, config.dataset, engine.path, engine)
     name = label or engine.manifest.name
     stage = store.stage(
         "evaluation",

@@ -20,8 +20,8 @@ from recipes import (
     data,
     deploy,
     evaluate,
-    inputs,
     lifecycle_report,
+    references,
     results,
     service,
     stage_seconds,
@@ -173,7 +173,7 @@ def main(config: Config) -> None:
     app.say(f"report   {page}")
     app.show_log()
     if run.decision["promoted"] is None and not config.allow_unpromoted:
-        raise inputs.refusal(
+        raise references.refusal(
             run.decision,
             where="gate",
             fix="train on more records, change the policy with gate.…, or serve it all the same: allow_unpromoted=true",

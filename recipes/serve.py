@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
-from recipes import app, chat, inputs, service
+from recipes import app, chat, references, service
 from throughline.artifacts import Artifact
 from throughline.contracts.serving import ServeSpec
 
@@ -33,7 +33,7 @@ def upstream(config: Config, stack: contextlib.ExitStack) -> tuple[str, Artifact
         digest = served_version(config.paths.model_repository, config.name).engine_digest
         app.say(f"Triton   127.0.0.1:{state.grpc_port} (running, pid {state.pid})")
         return f"127.0.0.1:{state.grpc_port}", store.get(digest, "engine")
-    engine = inputs.engine(store, config.target, config.profile)
+    engine = references.engine(store, config.target, config.profile)
     server = stack.enter_context(
         service.triton(store, engine, config.name, config.serve, config.paths.model_repository)
     )

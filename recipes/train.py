@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from recipes import app, inputs
+from recipes import app, inputs, references
 from throughline.artifacts import Artifact, ArtifactStore, code_version
+from throughline.contracts.errors import ArtifactError
 from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
 
 
@@ -29,9 +30,10 @@ class Config(app.RecipeConfig):
 def make(config: Config) -> tuple[Artifact, Artifact]:
     """Makes the adapter and the merged checkpoint, or finds them."""
     store = config.store()
-    dataset = inputs.artifact(store, "dataset", config.dataset, key="dataset")
+    if not store.all("dataset"):
+        raise ArtifactError("there is no dataset yet", where="dataset", fix="run `python -m recipes.data`")
     base = inputs.base_checkpoint(config)
-    inputs.check_rendering(dataset, base.path)
+    dataset = references.dataset(store, config.dataset, base.path)
     adapter = make_adapter(config, store, dataset, base)
     return adapter, make_checkpoint(config, store, adapter, base)
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from recipes import app, build, convert, data, inputs, lifecycle, train
+from recipes import app, build, convert, data, inputs, lifecycle, references, train
 from tests.unit.conversion.gguf_files import contents
 from throughline.contracts.errors import ArtifactError, ConfigError, MissingDependencyError
 from throughline.reporting.stages import StageTable
@@ -54,12 +54,12 @@ def test_the_newest_checkpoint_is_a_tuned_one(tmp_path: Path, tiny_checkpoint: P
     wanted = config(tmp_path, "model=hf", f"model.path={tiny_checkpoint}")
     base = inputs.base_checkpoint(wanted)
     with pytest.raises(ArtifactError, match=r"no checkpoint yet.*recipes\.train"):
-        inputs.artifact(wanted.store(), "checkpoint", "latest", key="checkpoint")
+        references.checkpoint(wanted.store(), "latest", wanted)
     with wanted.store().stage("checkpoint", "tuned", inputs={"base": base}, config={}, code_version="1") as run:
         (run.directory / "config.json").write_text("{}")
         tuned = run.commit()
     inputs.base_checkpoint(config(tmp_path, "model=hf", f"model.path={tiny_checkpoint}", "model.licence=later"))
-    assert inputs.artifact(wanted.store(), "checkpoint", "latest", key="checkpoint").digest == tuned.digest
+    assert references.checkpoint(wanted.store(), "latest", wanted).digest == tuned.digest
     assert tuned.manifest.licences == base.manifest.licences
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes import inputs
+from recipes import references
 from throughline.artifacts import Artifact, ArtifactStore, Line, Promotions
 from throughline.contracts.errors import ArtifactError, GateInconclusive, GateNoGo, ThroughlineError
 
@@ -45,12 +45,12 @@ def test_promoted_and_previous_are_the_line_s_own(store: ArtifactStore) -> None:
     for item in (old, new):
         Promotions(store, LINE).move(item.digest, "d")
     Promotions(store, Line("smollm2", "laptop", "fast")).move(toy.digest, "d")
-    assert inputs.engine(store, "promoted", "laptop").digest == new.digest
-    assert inputs.engine(store, "previous", "laptop").digest == old.digest
-    assert inputs.engine(store, "promoted/smollm2/fast", "laptop").digest == toy.digest
-    assert inputs.engine(store, toy.digest, "laptop").digest == toy.digest
+    assert references.engine(store, "promoted", "laptop").digest == new.digest
+    assert references.engine(store, "previous", "laptop").digest == old.digest
+    assert references.engine(store, "promoted/smollm2/fast", "laptop").digest == toy.digest
+    assert references.engine(store, toy.digest, "laptop").digest == toy.digest
     with pytest.raises(ArtifactError, match="no promoted engine before this one"):
-        inputs.engine(store, "previous/smollm2/fast", "laptop")
+        references.engine(store, "previous/smollm2/fast", "laptop")
 
 
 def test_several_models_are_told_apart(store: ArtifactStore) -> None:
@@ -58,8 +58,8 @@ def test_several_models_are_told_apart(store: ArtifactStore) -> None:
     Promotions(store, LINE).move(one.digest, "d")
     Promotions(store, Line("qwen3", "laptop")).move(two.digest, "d")
     with pytest.raises(ArtifactError, match=r"several models.*target=promoted/qwen3"):
-        inputs.engine(store, "promoted", "laptop")
-    assert inputs.engine(store, "promoted/qwen3", "laptop").digest == two.digest
+        references.engine(store, "promoted", "laptop")
+    assert references.engine(store, "promoted/qwen3", "laptop").digest == two.digest
 
 
 @pytest.mark.parametrize(("verdict", "error", "code"), [("NO_GO", GateNoGo, 3), ("INCONCLUSIVE", GateInconclusive, 4)])
@@ -69,17 +69,17 @@ def test_a_refused_engine_is_not_promoted(
     candidate = engine(store, "bf16")
     decide(store, verdict, candidate)
     with pytest.raises(error, match=rf"at least 0\.85 wanted.*target={candidate.digest[:12]}") as found:
-        inputs.engine(store, "promoted", "laptop")
+        references.engine(store, "promoted", "laptop")
     assert found.value.exit_code == code
 
 
 def test_an_engine_that_no_gate_saw_is_not_promoted(store: ArtifactStore) -> None:
     engine(store, "new")
     with pytest.raises(ArtifactError, match=r"no engine is promoted yet.*recipes\.lifecycle.*target=latest"):
-        inputs.engine(store, "promoted", "laptop")
+        references.engine(store, "promoted", "laptop")
 
 
 def test_a_debug_run_s_engine_is_offered_and_not_taken(store: ArtifactStore) -> None:
     Promotions(store, Line("smollm2", "laptop", "fast")).move(engine(store, "toy").digest, "d")
     with pytest.raises(ArtifactError, match=r"no engine is promoted yet.*target=promoted/smollm2/fast"):
-        inputs.engine(store, "promoted", "laptop")
+        references.engine(store, "promoted", "laptop")
