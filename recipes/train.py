@@ -2,6 +2,7 @@
 
 python -m recipes.train
 python -m recipes.train peft.dim=16 trainer.max_steps=300 tracking=none
+torchrun --nproc-per-node 2 -m recipes.train trainer.global_batch_size=8
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from recipes import app, inputs, references
 from throughline.artifacts import Artifact, ArtifactStore, code_version
 from throughline.contracts.errors import ArtifactError
 from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
+from throughline.training.ranks import rank
 
 
 class Config(app.RecipeConfig):
@@ -51,6 +53,7 @@ def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: 
         code_version=code_version("throughline.training", extras=("train",)),
         seed=config.seed,
         resumable=True,
+        follows=rank() > 0,
     )
     with stage as run:
         if run.cached:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from throughline.contracts.errors import CheckpointError, InternalError
+from throughline.contracts.errors import CheckpointError, ConfigError, DataError, InternalError
 from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
 
 pytestmark = pytest.mark.integration
@@ -248,6 +248,69 @@ def test_a_run_that_is_told_to_end_is_not_taken_for_a_finished_one(
     fit(dataset, tiny_checkpoint, tmp_path, on_step=lambda step, of, metrics: seen.append(step))
     assert seen[-1] == 30
     assert seen[0] > 10
+
+
+def test_two_processes_make_one_adapter_the_same_as_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Under torchrun every rank took the stage's lock, and the first one waited for the others for ever."""
+    from safetensors.torch import load_file
+
+    from recipes import app, data
+    from throughline.artifacts import ArtifactStore
+
+    source = tmp_path / "r.jsonl"
+    rows = [{"prompt": f"what is {n * 7919}?", "completion": f"it is {n * 31}"} for n in range(60)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = ["model=hf", f"model.path={tiny_checkpoint}"]
+    options = [
+        "trainer.global_batch_size=8",
+        "trainer.local_batch_size=4",
+        "trainer.max_steps=4",
+        "trainer.max_tokens=0",
+    ]
+    options += ["trainer.num_threads=1", "trainer.probe_size=0", "trainer.lr_warmup_steps=1", "tracking=none"]
+    root = Path(__file__).resolve().parents[2]
+    environment = {key: value for key, value in os.environ.items() if key != "THROUGHLINE_HOME"}
+    environment |= {"PYTHONPATH": f"{root / 'src'}:{root}"}
+    adapters = []
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    for name, launcher in (("two", torchrun), ("one", [])):
+        home = f"paths.home={tmp_path / name}"
+        wanted = ["data=files", f"data.source={source}", "data.default_licence=own", "data.validation_share=0.2"]
+        wanted += [home, *model]
+        data.make(app.to_schema(app.compose("data", wanted), data.Config))
+        command = [sys.executable, "-m", *launcher, "recipes.train", home, *model, *options]
+        done = subprocess.run(
+            command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+        # The adapter and the merged checkpoint, by one rank.
+        assert done.stdout.count("made  ") == 2
+        store = ArtifactStore(tmp_path / name)
+        (adapter,) = store.all("adapter")
+        assert len([item for item in store.all("checkpoint") if item.manifest.inputs]) == 1
+        assert [path for path in (store.home / ".staging").iterdir() if path.is_dir()] == []
+        curves = json.loads((adapter.path / "training.json").read_text())
+        assert len(curves["train"]) == 4
+        assert curves["validation"][-1]["val_loss"] > 0
+        adapters.append(load_file(adapter.path / "adapter_model.safetensors"))
+    two, one = adapters
+    assert two.keys() == one.keys()
+    for name, value in one.items():
+        assert float((two[name] - value).abs().max()) < 1e-5 * float(value.abs().max()) + 1e-9, name
+
+
+def test_ranks_that_cannot_share_a_step_are_refused(
+    dataset: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ConfigError, match=r"global_batch_size.*4, with 3 ranks.*multiple of 12"):
+        fit(dataset, tiny_checkpoint, tmp_path)
+    # 20 records make 5 packs.
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    trainer = TRAINER.model_copy(update={"global_batch_size": 24})
+    with pytest.raises(DataError, match=r"too small for all ranks.*5 packs.*6 ranks"):
+        fit(dataset, tiny_checkpoint, tmp_path, trainer=trainer)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_estimate_comes_first_and_leaves_the_run_as_it_was(

@@ -31,6 +31,8 @@ STAGING = ".staging"
 _VERIFIED: set[tuple[Path, int, str]] = set()
 _logger = logging.getLogger("throughline.artifacts")
 FOLDER_DIGITS = 16
+# How long a rank waits for the first one to put a finished artifact into the store, and how often it looks.
+_OWNER_SECONDS, _POLL_SECONDS = 600.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class ArtifactStore:
         seed: int = 0,
         licences: Sequence[str] = (),
         resumable: bool = False,
+        follows: bool = False,
     ) -> StageRun:
         """Opens the run that makes an artifact, or finds it made; use as a context manager.
 
@@ -102,6 +105,8 @@ class ArtifactStore:
             seed: Seed of the stage.
             licences: Terms of its own; those of the inputs are added.
             resumable: Whether a folder that a killed run left is handed on instead of emptied.
+            follows: Whether another process of the same distributed run owns the stage: this one takes part in the
+                work, and its `commit` waits for the owner's.
         """
         inputs = dict(inputs or {})
         config = json.loads(json.dumps(dict(config), allow_nan=False))
@@ -122,7 +127,7 @@ class ArtifactStore:
             environment={},
             files=(),
         )
-        return StageRun(self, manifest, resumable=resumable)
+        return StageRun(self, manifest, resumable=resumable, follows=follows)
 
     def folder(self, kind: str, digest: str) -> Path:
         """Returns where an artifact lies, made or not."""
@@ -233,10 +238,13 @@ class StageRun:
         resumed: Whether `directory` holds what a killed run left.
     """
 
-    def __init__(self, store: ArtifactStore, manifest: Manifest, *, resumable: bool) -> None:
+    def __init__(
+        self, store: ArtifactStore, manifest: Manifest, *, resumable: bool, follows: bool = False
+    ) -> None:
         self._store = store
         self._manifest = manifest
         self._resumable = resumable
+        self._follows = follows
         self._lock: IO[str] | None = None
         self._started = 0.0
         self._committed: Artifact | None = None
@@ -251,7 +259,7 @@ class StageRun:
 
     def __enter__(self) -> Self:
         self.cached = self._store.find(self._manifest.kind, self._manifest.digest)
-        if self.cached is not None:
+        if self.cached is not None or self._follows:
             return self
         self.directory.parent.mkdir(parents=True, exist_ok=True)
         self._lock = (self.directory.parent / f"{self.directory.name}.lock").open("w")
@@ -295,8 +303,11 @@ class StageRun:
         What is left of an artifact that lost its manifest makes way.
 
         Raises:
-            InternalError: If there is nothing to commit.
+            InternalError: If there is nothing to commit, or the owner of the stage does not.
         """
+        if self._follows:
+            self._committed = self._await_owner()
+            return self._committed
         if self._lock is None or not any(self.directory.iterdir()):
             raise InternalError("nothing to commit", where=str(self.directory))
         manifest = self._manifest.model_copy(
@@ -323,6 +334,17 @@ class StageRun:
         shutil.rmtree(remains, ignore_errors=True)
         self._committed = Artifact(final, manifest)
         return self._committed
+
+    def _await_owner(self) -> Artifact:
+        deadline = time.monotonic() + _OWNER_SECONDS
+        while time.monotonic() < deadline:
+            found = self._store.find(self._manifest.kind, self._manifest.digest)
+            if found is not None:
+                return found
+            time.sleep(_POLL_SECONDS)
+        raise InternalError(
+            "the first rank did not finish the stage", where=self._manifest.kind, seen=f"{_OWNER_SECONDS:g} s"
+        )
 
     def _release(self) -> None:
         if self._lock is not None:

@@ -69,7 +69,7 @@ def run_recipe(
         on_step: Called after every optimiser step.
         probe: Called with the model at each validation.
         log_path: Curves are written here, a JSON object a line, so that a resumed run keeps them whole; what
-            AutoModel prints goes to `automodel.log` beside it.
+            AutoModel prints goes to `automodel.log` beside it. None writes neither.
         autocast: Type of the arithmetic; other than float32 it runs under torch's autocast, because adapters are
             float32.
         on_estimate: Called before the first step.
@@ -90,10 +90,10 @@ def run_recipe(
     with cpu_shim(), contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        if log_path is not None:
-            # AutoModel prints its config and model; progress goes to standard error and stays visible.
-            output = stack.enter_context(log_path.with_name("automodel.log").open("a", encoding="utf-8"))
-            stack.enter_context(contextlib.redirect_stdout(output))
+        # AutoModel prints its config and model; progress goes to standard error and stays visible.
+        log = log_path.with_name("automodel.log") if log_path is not None else Path(os.devnull)
+        output = stack.enter_context(log.open("a", encoding="utf-8"))
+        stack.enter_context(contextlib.redirect_stdout(output))
         recipe = _recipe_class(on_step, probe, log_path, autocast)
         from nemo_automodel.components.config.loader import ConfigNode
 
@@ -103,9 +103,10 @@ def run_recipe(
             on_estimate(run.estimate())
         run.run_train_validation_loop()
         run.validate_last_step()
-        log: TrainLog = run.curves
         _finish_wandb()
-        return log
+        _await_others()
+        curves: TrainLog = run.curves
+        return curves
 
 
 def _quiet_environment() -> None:
@@ -220,6 +221,14 @@ def _read_log(path: Path | None, before_step: int) -> TrainLog:
     partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     partial.replace(path)
     return log
+
+
+def _await_others() -> None:
+    """Waits until every rank has written its part of the last checkpoint."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def _finish_wandb() -> None:

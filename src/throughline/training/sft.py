@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from throughline.contracts.checkpoint import read_checkpoint_config
-from throughline.contracts.errors import InternalError
+from throughline.contracts.errors import DataError, InternalError
 from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
 from throughline.training import attention
 from throughline.training.automodel import OnEstimate, OnStep, Probe, TrainLog, run_recipe, set_threads
 from throughline.training.dataset import PackedDataset, Schedule
+from throughline.training.ranks import check_batch, rank, world_size
 from throughline.training.shim import default_dtype
 
 # Written last: a folder with it holds a finished adapter.
@@ -50,6 +51,8 @@ def fit_lora(
 ) -> FitReport:
     """Trains a LoRA adapter with NeMo AutoModel.
 
+    Under torchrun every rank calls it with the same arguments; the first one writes the files.
+
     Args:
         dataset: Folder with `train.parquet` and `validation.parquet` (see `read_records`).
         base: Hugging Face folder of the base checkpoint.
@@ -67,10 +70,14 @@ def fit_lora(
 
     Raises:
         CheckpointError: If the base cannot be used.
-        DataError: If the dataset cannot be read.
+        ConfigError: If the ranks of a distributed run cannot share a step evenly.
+        DataError: If the dataset cannot be read, or has too little to validate for all ranks.
         KeyboardInterrupt: If the process was told to end with SIGTERM; a checkpoint is kept.
     """
     read_checkpoint_config(base)
+    check_batch(trainer)
+    _check_validation(dataset, trainer)
+    leads = rank() == 0
     set_threads(trainer.num_threads)
     work = out / "work"
     config = automodel_config(dataset, base, work, peft=peft, trainer=trainer, tracking=tracking)
@@ -78,15 +85,16 @@ def fit_lora(
         folder = tracking_dir or out.parent / "tracking"
         folder.mkdir(parents=True, exist_ok=True)
         config["wandb"]["dir"] = str(folder)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "automodel.json").write_text(json.dumps(config, indent=1) + "\n")
     pace = _Pace(schedule(dataset, trainer), trainer, on_step)
-    log_path = work / "curves.jsonl"
+    log_path = work / "curves.jsonl" if leads else None
     if (out / CURVES_FILE).is_file():
         # Killed between the end of training and that of its stage.
-        shutil.rmtree(work, ignore_errors=True)
+        if leads:
+            shutil.rmtree(work, ignore_errors=True)
         return _report(TrainLog.read(out / CURVES_FILE), pace)
-    work.mkdir(exist_ok=True)
+    if leads:
+        work.mkdir(parents=True, exist_ok=True)
+        (out / "automodel.json").write_text(json.dumps(config, indent=1) + "\n")
     curves = run_recipe(
         config,
         on_step=pace,
@@ -98,9 +106,10 @@ def fit_lora(
     if not curves.train or curves.train[-1]["step"] + 1 < config["step_scheduler"]["max_steps"]:
         # AutoModel answers SIGTERM with a checkpoint and an ordinary return.
         raise KeyboardInterrupt("training was told to stop")
-    _keep_adapter(work, out)
-    curves.write(out / CURVES_FILE)
-    shutil.rmtree(work)
+    if leads:
+        _keep_adapter(work, out)
+        curves.write(out / CURVES_FILE)
+        shutil.rmtree(work)
     return _report(curves, pace)
 
 
@@ -205,7 +214,13 @@ def automodel_config(
         },
         "dataset": training,
         "dataloader": loader,
-        "validation_dataset": rows | {"path": str(dataset / "validation.parquet"), "limit": trainer.val_records},
+        # As many packs for each rank: AutoModel would give some a pack twice.
+        "validation_dataset": rows
+        | {
+            "path": str(dataset / "validation.parquet"),
+            "limit": trainer.val_records,
+            "multiple": world_size(),
+        },
         "validation_dataloader": loader,
         "loss_fn": {"_target_": "nemo_automodel.components.loss.masked_ce.MaskedCrossEntropy"},
         "optimizer": {
@@ -262,6 +277,24 @@ def schedule(dataset: Path, trainer: TrainerSpec) -> Schedule:
         multiple=packs_per_step,
         seed=trainer.seed,
     ).schedule
+
+
+def _check_validation(dataset: Path, trainer: TrainerSpec) -> None:
+    """Checks that every rank has something to validate: AutoModel would report a loss of 0."""
+    packs = PackedDataset(
+        str(dataset / "validation.parquet"),
+        batch_size=trainer.local_batch_size,
+        max_tokens_per_batch=trainer.max_tokens_per_batch,
+        group_by_task=trainer.group_by_task,
+        limit=trainer.val_records,
+    )
+    if len(packs) < world_size():
+        raise DataError(
+            "the validation split is too small for all ranks",
+            where=str(dataset / "validation.parquet"),
+            seen=f"{len(packs)} packs of up to {trainer.local_batch_size} records, {world_size()} ranks",
+            fix="raise data.validation_share, lower trainer.local_batch_size, or take fewer ranks",
+        )
 
 
 def dtype_of(trainer: TrainerSpec) -> str:
