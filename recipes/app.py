@@ -24,6 +24,8 @@ from throughline.contracts.errors import ConfigError, InternalError, Throughline
 from throughline.contracts.text import did_you_mean
 from throughline.reporting import console
 
+# As a shell counts a command that SIGPIPE ended.
+BROKEN_PIPE = 141
 CONF = Path(__file__).parent / "conf"
 C = TypeVar("C", bound="RecipeConfig")
 
@@ -144,7 +146,7 @@ def run(
     def guarded(config: DictConfig) -> None:
         try:
             job(config)
-        except (HydraException, OmegaConfBaseException):
+        except (HydraException, OmegaConfBaseException, BrokenPipeError):
             raise
         except Exception as error:
             raise _Failed(error) from error
@@ -159,6 +161,10 @@ def run(
         code = report(failed.error)
     except (HydraException, OmegaConfBaseException) as error:
         code = report(config_error(name, error))
+    except BrokenPipeError:
+        # The reader has gone, as in `… | head`; what is left in the buffer must not complain again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = BROKEN_PIPE
     except KeyboardInterrupt:
         console.complain("\nstopped; what was finished is kept, run the same command to go on")
         code = 130

@@ -31,6 +31,7 @@ from recipes.lifecycle_run import Config as Config
 from recipes.lifecycle_run import Run
 from throughline.artifacts import Artifact, Promotions, code_version, promoted_lines
 from throughline.contracts.evaluation import GATED_SET
+from throughline.engines import builder
 from throughline.reporting import format as fmt
 from throughline.reporting.stages import StageTable
 
@@ -40,8 +41,13 @@ STAGES = (*QUALITY_STAGES, "compare", "decide", *SERVING_STAGES)
 
 
 def make_quality(config: Config, table: StageTable) -> Run:
-    """Runs the stages that end with evaluated engines; what is made already is found."""
+    """Runs the stages that end with evaluated engines; what is made already is found.
+
+    Raises:
+        EngineError: Before anything is made, if nothing here builds engines for the profile's back end.
+    """
     run = Run(config, table)
+    builder(run.compose("build", build.Config, "checkpoint=base").engine.backend)
     run.stage("convert", lambda: convert.make(run.compose("convert", convert.Config)), lambda item: [item])
     run.dataset = run.stage("data", lambda: data.make(run.compose("data", data.Config)), lambda item: [item])
     digest = f"dataset={run.dataset.digest}"

@@ -1,22 +1,26 @@
 """Composes and validates every recipe with every preset, says what each gate can decide, and counts the checks.
 
 python -m recipes.validate
+python -m recipes.validate profile=production    # what a profile decides, from the presets of its name
 """
 
 from __future__ import annotations
 
 import importlib
 import itertools
+import os
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from recipes import app, evaluate, lifecycle
 from throughline.contracts.errors import ConfigError, ThroughlineError
 from throughline.contracts.evaluation import GATED_SET, OTHER
+from throughline.contracts.text import did_you_mean
 from throughline.evaluation.power import MOST, CheckPower, check_powers, questions_of
 from throughline.lab.records import HELD_OUT
 
@@ -122,8 +126,35 @@ def _counts(limits: dict[str, int]) -> dict[str, dict[str, int]]:
     return {"lab": lab, "own": {OTHER: limits.get(OTHER, MOST)}}
 
 
+def profile_settings(profile: str) -> dict[str, dict[str, Any]]:
+    """Returns what a profile decides: group → its settings, from the recipe that has the group.
+
+    Raises:
+        ConfigError: If there is no such profile.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for recipe in recipes():
+        for group in groups(recipe):
+            if profile in groups(recipe)[group] and group not in ("profile", *found):
+                config = app.compose(recipe, [f"profile={profile}"])
+                module = importlib.import_module(f"recipes.{recipe}")
+                settings = app.to_schema(config, module.Config).model_dump(mode="json")[group]
+                found[group] = settings
+    if not found:
+        known = [path.stem for path in (app.CONF / "profile").glob("*.yaml")]
+        raise ConfigError("no such profile", where="profile", seen=profile, fix=did_you_mean(profile, known))
+    return dict(sorted(found.items()))
+
+
 def main() -> int:
     """Prints a line a check and the count; returns 2 if a preset is faulty or a gate cannot decide."""
+    if len(sys.argv) == 2 and sys.argv[1].startswith("profile="):
+        try:
+            settings = profile_settings(sys.argv[1].removeprefix("profile="))
+        except ConfigError as fault:
+            return app.report(fault)
+        print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).rstrip())
+        return 0
     if len(sys.argv) > 1:
         print((__doc__ or "").strip())
         return 0 if sys.argv[1] in {"-h", "--help"} else 2
@@ -139,17 +170,21 @@ def main() -> int:
     for power in powers:
         print(f"{'ok   ' if power.power.decides else 'FAULT'} {power}")
     for power in weak:
-        fault = ConfigError(
+        undecided = ConfigError(
             "gate has a limit that the suite cannot decide",
             where=f"gate={power.gate} suite={power.suite}",
             seen=str(power),
             fix="loosen the limit, or ask more questions (suite.limits)",
         )
-        print(f"{type(fault).__name__}: {fault}", file=sys.stderr)
+        print(f"{type(undecided).__name__}: {undecided}", file=sys.stderr)
     print(f"validated {len(checks)} presets of {len(recipes())} recipes, {len(faulty)} faulty")
     print(f"validated {len(powers)} limits of gates with suites, {len(weak)} undecidable")
     return 2 if faulty or weak else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(app.BROKEN_PIPE)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from throughline.engines.base import build, load, verify
+from throughline.engines.base import build, builder, load, verify
 from throughline.engines.detokenizer import Detokenizer
 from throughline.engines.vocabulary import Vocabulary
 
-__all__ = ["Detokenizer", "Vocabulary", "build", "load", "verify"]
+__all__ = ["Detokenizer", "Vocabulary", "build", "builder", "load", "verify"]

@@ -95,8 +95,8 @@ def builder(backend: str, name: str | None = None) -> EngineBuilder:
 def _require_cpu(backend: str) -> None:
     if backend != "cpu":
         raise EngineError(
-            "no builder or runtime for this back end here",
+            "this version has no builder and no runtime for this back end",
             where="engine.backend",
             seen=backend,
-            fix="set backend=cpu",
+            fix="take the engine for processors: engine=cpu (in the lifecycle 'stages.build=[engine=cpu]')",
         )
