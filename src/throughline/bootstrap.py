@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -43,15 +44,42 @@ def main() -> int:
         return 2
     build = ("cuda" if has_nvidia_driver() else "cpu") if arguments.torch == "auto" else arguments.torch
     wanted = {"key": key_of(build), "torch": build}
-    stamp = arguments.venv / STAMP
-    if stamp.is_file() and json.loads(stamp.read_text()).get("key") == wanted["key"]:
+    if is_set_up(arguments.venv, wanted["key"]):
         return 0
-    print(f"setting up {arguments.venv.name}: torch {build} build and the locked packages (2 to 5 minutes)", flush=True)
+    with alone(arguments.venv):
+        # Another call may have done it meanwhile.
+        return 0 if is_set_up(arguments.venv, wanted["key"]) else set_up(arguments.venv, wanted)
+
+
+def is_set_up(folder: Path, key: str) -> bool:
+    """Returns whether the environment is complete and of this key."""
+    stamp = folder / STAMP
+    return stamp.is_file() and json.loads(stamp.read_text()).get("key") == key
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps a second set-up of the same environment waiting until the first one has ended, however it ended."""
+    path = folder.with_name(f"{folder.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process sets up {folder.name}; waiting for it", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def set_up(folder: Path, wanted: dict[str, str]) -> int:
+    """Installs what is missing and leaves the stamp; returns the exit code."""
+    build = wanted["torch"]
+    print(f"setting up {folder.name}: torch {build} build and the locked packages (2 to 5 minutes)", flush=True)
     started = time.monotonic()
     try:
-        install(arguments.venv, build)
+        install(folder, build)
     except subprocess.CalledProcessError as error:
-        log = arguments.venv / LOG
+        log = folder / LOG
         print("\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:]), file=sys.stderr)
         print(
             f"set-up failed — {' '.join(map(str, error.cmd[:6]))} … — exit code {error.returncode} — "
@@ -59,7 +87,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    stamp.write_text(json.dumps(wanted | {"seconds": round(time.monotonic() - started, 1)}) + "\n")
+    (folder / STAMP).write_text(json.dumps(wanted | {"seconds": round(time.monotonic() - started, 1)}) + "\n")
     print(f"set up in {time.monotonic() - started:.0f} s", flush=True)
     return 0
 

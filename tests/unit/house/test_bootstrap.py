@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,3 +66,24 @@ def test_a_failure_shows_the_log_s_end(
     err = capfd.readouterr().err
     assert "noise" in err and str(tmp_path / bootstrap.LOG) in err
     assert not (tmp_path / bootstrap.STAMP).exists()
+
+
+def test_two_calls_at_once_set_up_once(
+    installers: Callable[[int], list[list[str]]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two `make` calls wrote into one environment at the same time."""
+    commands = installers(0)
+    with bootstrap.alone(tmp_path):
+        second = threading.Thread(target=bootstrap.main)
+        second.start()
+        waiting = ""
+        while "waiting for it" not in waiting and second.is_alive():
+            waiting += capfd.readouterr().out
+        assert commands == []
+        key = bootstrap.key_of("cpu")
+        (tmp_path / bootstrap.STAMP).write_text(json.dumps({"key": key, "torch": "cpu"}))
+    second.join(timeout=30)
+    assert not second.is_alive()
+    # The first one has done it.
+    assert commands == []
+    assert "setting up" not in capfd.readouterr().out
