@@ -307,9 +307,9 @@ def report(error: Exception) -> int:
     return 1
 
 
-def say(line: str = "") -> None:
+def echo(line: str = "") -> None:
     """Prints one line for people, at once."""
-    console.say(line)
+    console.echo(line)
 
 
 def show_log() -> None:
@@ -318,15 +318,15 @@ def show_log() -> None:
     if caught is None or caught.shown or caught.path is None or caught.empty:
         return
     caught.shown = True
-    say(f"log      {caught.path}")
+    echo(f"log      {caught.path}")
 
 
 def made(artifact: Artifact, *, again: bool, next_command: str) -> None:
     """Prints where an artifact is, its digest, and what to run next."""
     seconds = artifact.manifest.seconds
-    say(f"{'found   ' if again else 'made    '} {artifact.short}" + ("" if again else f"  in {seconds:.1f} s"))
-    say(f"where    {artifact.path}")
-    say(f"next     {next_command}")
+    echo(f"{'found   ' if again else 'made    '} {artifact.short}" + ("" if again else f"  in {seconds:.1f} s"))
+    echo(f"where    {artifact.path}")
+    echo(f"next     {next_command}")
 
 
 def _register_defaults(name: str, schema: type[BaseModel]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipes import app, inputs, references
+from recipes import app, convert, inputs, references
 from throughline.artifacts import Artifact, code_version
 from throughline.contracts.engine import CalibrationData, EngineInfo, EngineSpec
 
@@ -43,7 +43,7 @@ def make(config: Config) -> Artifact:
         stem = folder.name
     else:
         source["checkpoint"] = (
-            inputs.base_checkpoint(config)
+            convert.make(config)
             if config.checkpoint == "base"
             else references.checkpoint(store, config.checkpoint, config)
         )
@@ -119,7 +119,7 @@ def main(config: Config) -> None:
 
     calibrated = "" if config.engine.calibration == "none" else f", calibrated by {config.engine.calibration}"
     what = f"{config.engine.backend} engine, {config.engine.precision} weights{calibrated}"
-    app.say(f"{what}, from checkpoint {config.checkpoint}")
+    app.echo(f"{what}, from checkpoint {config.checkpoint}")
     known = {item.digest for item in config.store().all("engine")}
     artifact = make(config)
     info = EngineInfo.read(artifact.path)
@@ -136,7 +136,7 @@ def main(config: Config) -> None:
         )
     )
     for note in artifact.manifest.metrics["notes"]:
-        app.say(f"note   {note}")
+        app.echo(f"note   {note}")
     app.made(
         artifact,
         again=artifact.digest in known,

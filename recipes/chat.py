@@ -297,12 +297,12 @@ def talk(conversation: Conversation) -> None:
     """Reads messages from the terminal until `/quit` or Ctrl-D."""
     import readline  # noqa: F401 - gives `input` a line to edit, a history and pasting of several lines
 
-    app.say(f"{conversation.model} at {conversation.spec.url}; /help lists the commands, /quit ends")
+    app.echo(f"{conversation.model} at {conversation.spec.url}; /help lists the commands, /quit ends")
     while True:
         try:
             text = _read_message()
         except (EOFError, KeyboardInterrupt):
-            app.say()
+            app.echo()
             return
         if text == "/quit":
             return
@@ -312,7 +312,7 @@ def talk(conversation: Conversation) -> None:
             try:
                 answer(conversation, text)
             except GatewayError as error:
-                app.say(str(error))
+                app.echo(str(error))
 
 
 def _read_message() -> str:
@@ -329,13 +329,13 @@ def _command(conversation: Conversation, text: str) -> None:
     name, _, rest = text.partition(" ")
     if name == "/system":
         conversation.reset(rest.strip())
-        app.say("system prompt set" if rest.strip() else "the model's own system prompt")
+        app.echo("system prompt set" if rest.strip() else "the model's own system prompt")
     elif name == "/reset":
         system = [message["content"] for message in conversation.messages if message["role"] == "system"]
         conversation.reset(system[0] if system else "")
-        app.say("forgotten")
+        app.echo("forgotten")
     else:
-        app.say(HELP)
+        app.echo(HELP)
 
 
 @app.recipe(Config, capture=False)

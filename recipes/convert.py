@@ -103,7 +103,7 @@ def main(config: Config) -> None:
     from recipes.results import mapping_table
     from throughline.reporting.terminal import print_table
 
-    app.say(announcement(config.model))
+    app.echo(announcement(config.model))
     known = {item.digest for item in config.store().all("checkpoint")}
     artifact = make(config)
     figures = artifact.manifest.metrics

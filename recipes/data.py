@@ -6,7 +6,7 @@ python -m recipes.data data=files data.source=/data/tickets.jsonl data.default_l
 
 from __future__ import annotations
 
-from recipes import app, inputs
+from recipes import app, convert, inputs
 from throughline.artifacts import Artifact, code_version
 from throughline.contracts.data import DataSpec
 
@@ -25,7 +25,7 @@ def make(config: Config) -> Artifact:
     is_lab = config.data.source == "lab"
     files = [] if is_lab else source_files(config.data.source)
     held_out = [] if config.data.acceptance is None else source_files(config.data.acceptance)
-    base = inputs.base_checkpoint(config).path
+    base = convert.make(config).path
     stage = config.store().stage(
         "dataset",
         "support-desk" if is_lab else files[0].stem,
@@ -73,7 +73,7 @@ def main(config: Config) -> None:
     from recipes.results import mapping_table
     from throughline.reporting.terminal import print_table
 
-    app.say(f"data from {config.data.source}")
+    app.echo(f"data from {config.data.source}")
     known = {item.digest for item in config.store().all("dataset")}
     artifact = make(config)
     figures = artifact.manifest.metrics
@@ -81,7 +81,7 @@ def main(config: Config) -> None:
     print_table(mapping_table("Left out (restricted/rejects.jsonl has each line with its reason)", figures["rejects"]))
     print_table(mapping_table("Personal data replaced", figures["personal"]))
     if figures["split_off"]:
-        app.say(f"no acceptance set was given: {figures['split_off']} (data.acceptance=… takes your own)")
+        app.echo(f"no acceptance set was given: {figures['split_off']} (data.acceptance=… takes your own)")
     app.made(artifact, again=artifact.digest in known, next_command="python -m recipes.train")
 
 

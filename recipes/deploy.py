@@ -90,16 +90,16 @@ def start(config: Config) -> None:
     from throughline.triton.server import TritonServer, run_until_signal
 
     version = make(config)
-    app.say(f"serving {config.name} version {version} from {config.paths.model_repository}")
+    app.echo(f"serving {config.name} version {version} from {config.paths.model_repository}")
     server = TritonServer(
         config.paths.model_repository, [config.name], config.serve, run_dir=service.run_dir(config.store())
     )
     with server:
-        app.say(f"grpc     {server.grpc_url}")
-        app.say(f"http     http://{server.http_url}/v2/health/ready")
-        app.say(f"metrics  http://{server.metrics_url}/metrics")
-        app.say(f"log      {server.log_path}")
-        app.say("next     python -m recipes.serve   (in another terminal; Ctrl-C here stops the server)")
+        app.echo(f"grpc     {server.grpc_url}")
+        app.echo(f"http     http://{server.http_url}/v2/health/ready")
+        app.echo(f"metrics  http://{server.metrics_url}/metrics")
+        app.echo(f"log      {server.log_path}")
+        app.echo("next     python -m recipes.serve   (in another terminal; Ctrl-C here stops the server)")
         run_until_signal(server)
 
 
@@ -112,9 +112,9 @@ def status(config: Config) -> None:
 
     state = read_state(service.run_dir(config.store()))
     if state is None or not state.running:
-        app.say("no server is running from this folder")
+        app.echo("no server is running from this folder")
     else:
-        app.say(
+        app.echo(
             f"server pid {state.pid}, grpc 127.0.0.1:{state.grpc_port}, since {state.started}, log {state.log_path}"
         )
     repository = config.paths.model_repository
@@ -146,7 +146,7 @@ def stop(config: Config) -> None:
         os.kill(state.supervisor_pid, signal.SIGTERM)
         psutil.wait_procs([supervisor], timeout=config.serve.exit_timeout_seconds + 10)
     clear_orphans(folder)
-    app.say("stopped")
+    app.echo("stopped")
 
 
 @app.recipe(Config)
@@ -154,8 +154,8 @@ def main(config: Config) -> None:
     """Runs the recipe."""
     if config.action == "render":
         version = make(config)
-        app.say(f"rendered {config.paths.model_repository / config.name}, version {version}")
-        app.say("next   python -m recipes.deploy")
+        app.echo(f"rendered {config.paths.model_repository / config.name}, version {version}")
+        app.echo("next   python -m recipes.deploy")
     else:
         {"start": start, "status": status, "stop": stop}[config.action](config)
 

@@ -1,4 +1,4 @@
-"""What a recipe reads: the base checkpoint, digests of files, and what a dataset was rendered with."""
+"""What a recipe reads: digests of files and folders, and what a dataset was rendered with."""
 
 from __future__ import annotations
 
@@ -27,17 +27,6 @@ class HasModel(Protocol):
 
     def store(self) -> ArtifactStore:
         """The artifact store."""
-
-
-def base_checkpoint(config: HasModel) -> Artifact:
-    """Returns the base model's checkpoint artifact; converts the model if that was not done yet.
-
-    Raises:
-        CheckpointError: If the model is missing or cannot be used; says what to do.
-    """
-    from recipes import convert
-
-    return convert.make(config)
 
 
 def folder_digest(folder: Path) -> str:

@@ -170,13 +170,13 @@ def main(config: Config) -> None:
     """Runs the recipe."""
     store = config.store()
     seconds = stage_seconds.expected(store, str(config.line), STAGES, fast=config.debug == "fast")
-    app.say(f"lifecycle of {config.model.name}: profile {config.profile}, debug {config.debug}")
-    app.say(f"{len(STAGES)} stages, {fmt.eta(sum(seconds.values()))} if none is made yet")
+    app.echo(f"lifecycle of {config.model.name}: profile {config.profile}, debug {config.debug}")
+    app.echo(f"{len(STAGES)} stages, {fmt.eta(sum(seconds.values()))} if none is made yet")
     with StageTable(seconds) as table:
         run = make(config, table)
     page = lifecycle_report.write(run, store.home / "lifecycle")
     lifecycle_report.show(run)
-    app.say(f"report   {page}")
+    app.echo(f"report   {page}")
     app.show_log()
     if run.decision["promoted"] is None and not config.allow_unpromoted:
         raise references.refusal(
@@ -185,7 +185,7 @@ def main(config: Config) -> None:
             fix="train on more records, change the policy with gate.…, or serve it all the same: allow_unpromoted=true",
         )
     for text in next_steps(config, run.decision):
-        app.say(text)
+        app.echo(text)
 
 
 def next_steps(config: Config, decision: Mapping[str, Any]) -> list[str]:

@@ -136,8 +136,8 @@ def show(run: Run) -> None:
     print_table(_engine_table(run))
     if run.serving:
         print_table(results.serving_table(_serving(run)["cells"]))
-    app.say()
-    app.say(f"verdict  {verdict(run)}")
+    app.echo()
+    app.echo(f"verdict  {verdict(run)}")
 
 
 def _sample_section(run: Run) -> Section | None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes import inputs
+from recipes import convert, inputs
 from throughline.artifacts import Artifact, ArtifactStore, Line, Promotions, promoted_lines
 from throughline.contracts.errors import ArtifactError, GateInconclusive, GateNoGo, InternalError, ThroughlineError
 
@@ -69,7 +69,7 @@ def checkpoint(store: ArtifactStore, reference: str, config: inputs.HasModel) ->
         raise ArtifactError(
             "there is no checkpoint yet", where="checkpoint", seen=reference, fix="run `python -m recipes.train`"
         )
-    base = inputs.base_checkpoint(config)
+    base = convert.make(config)
     own = [item for item in tuned if item.manifest.inputs.get("base") == base.digest]
     if own:
         return own[-1]

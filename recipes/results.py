@@ -9,18 +9,18 @@ from throughline.contracts.benchmark import Estimate
 from throughline.contracts.evaluation import CONSTRAINED, GATED_SET, Evaluation
 from throughline.contracts.report import Column, Plot, Series, Table
 
-# Metric of an evaluation, its name in report.json, and what people read.
+# Metric of an evaluation, and what people read.
 QUALITY = (
-    ("triage_exact_match", "triage_exact_match", "triage exact match"),
-    ("triage_field_f1", "triage_field_f1", "triage field F1"),
-    ("exact_match", "exact_match", "exact match"),
-    ("json_validity", "json_validity", "JSON validity"),
-    ("schema_compliance", "schema_compliance", "schema compliance"),
-    ("refusal_accuracy", "refusal_accuracy", "refusal accuracy"),
-    ("false_refusals", "false_refusal_rate", "false refusals"),
-    ("grounded_exact_match", "grounded_exact_match", "grounded exact match"),
-    ("citation_validity", "citation_validity", "citation validity"),
-    ("not_found_accuracy", "not_found_accuracy", "not-found accuracy"),
+    ("triage_exact_match", "triage exact match"),
+    ("triage_field_f1", "triage field F1"),
+    ("exact_match", "exact match"),
+    ("json_validity", "JSON validity"),
+    ("schema_compliance", "schema compliance"),
+    ("refusal_accuracy", "refusal accuracy"),
+    ("false_refusals", "false refusals"),
+    ("grounded_exact_match", "grounded exact match"),
+    ("citation_validity", "citation validity"),
+    ("not_found_accuracy", "not-found accuracy"),
 )
 
 # The first of these that the suite measures is what a report leads with.
@@ -40,7 +40,7 @@ PAIRED = ("task_success", "triage_exact_match", "exact_match", "json_validity")
 
 def label(metric: str) -> str:
     """Returns a metric's name as people read it."""
-    return next((text for name, _, text in QUALITY if name == metric), metric.replace("_", " "))
+    return next((text for name, text in QUALITY if name == metric), metric.replace("_", " "))
 
 
 def mapping_table(title: str, values: Mapping[str, object]) -> Table:
@@ -53,7 +53,7 @@ def quality_table(evaluations: Sequence[Evaluation], asked: str = GATED_SET) -> 
     from throughline.reporting import format as fmt
 
     rows: list[list[object]] = []
-    for metric, _, label in QUALITY:
+    for metric, label in QUALITY:
         found = [evaluation.metrics.get(metric) for evaluation in evaluations]
         if any(found):
             cells = [fmt.percent(m.value, m.low, m.high) if m else None for m in found]
@@ -161,10 +161,10 @@ def _has(found: Mapping[str, Evaluation], asked: str, metric: str) -> bool:
 
 
 def quality_json(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """Returns `{metric: {value, low, high, n}}` in the report's names."""
+    """Returns `{metric: {value, low, high, n}}`."""
     return {
-        name: {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
-        for metric, name, _ in QUALITY
+        metric: {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+        for metric, _ in QUALITY
         if (found := evaluation.metrics.get(metric)) is not None
     }
 

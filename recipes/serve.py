@@ -31,23 +31,23 @@ def upstream(config: Config, stack: contextlib.ExitStack) -> tuple[str, Artifact
     state = read_state(service.run_dir(store))
     if state is not None and state.running and config.name in state.models:
         digest = served_version(config.paths.model_repository, config.name).engine_digest
-        app.say(f"Triton   127.0.0.1:{state.grpc_port} (running, pid {state.pid})")
+        app.echo(f"Triton   127.0.0.1:{state.grpc_port} (running, pid {state.pid})")
         return f"127.0.0.1:{state.grpc_port}", store.get(digest, "engine")
     engine = references.engine(store, config.target, config.profile)
     server = stack.enter_context(
         service.triton(store, engine, config.name, config.serve, config.paths.model_repository)
     )
-    app.say(f"Triton   {server.grpc_url} (started, log {server.log_path})")
+    app.echo(f"Triton   {server.grpc_url} (started, log {server.log_path})")
     return server.grpc_url, engine
 
 
 def show(url: str, name: str) -> None:
     """Prints how to talk to the gateway."""
-    app.say(f"gateway  {url}")
-    app.say(f"metrics  {url}/metrics")
+    app.echo(f"gateway  {url}")
+    app.echo(f"metrics  {url}/metrics")
     own = "" if url == chat.ChatSpec().url else f' ARGS="chat.url={url}"'
-    app.say(f"next     make chat{own}   (in another terminal; Ctrl-C here stops serving)")
-    app.say(service.curl(url, name, "What is the capital of France?", lead="         "))
+    app.echo(f"next     make chat{own}   (in another terminal; Ctrl-C here stops serving)")
+    app.echo(service.curl(url, name, "What is the capital of France?", lead="         "))
 
 
 @app.recipe(Config)
@@ -58,7 +58,7 @@ def main(config: Config) -> None:
 
     with contextlib.ExitStack() as stack:
         address, engine = upstream(config, stack)
-        app.say(f"engine   {engine.short}")
+        app.echo(f"engine   {engine.short}")
         spec = config.gateway.spec(config.name, address, engine.path, config.log.format)
         gateway.serve(spec, on_ready=lambda url: show(url, config.name), log_stream=console.err())
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from recipes import app, inputs, references
+from recipes import app, convert, references
 from throughline.artifacts import Artifact, ArtifactStore, code_version
 from throughline.contracts.errors import ArtifactError
 from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
@@ -34,7 +34,7 @@ def make(config: Config) -> tuple[Artifact, Artifact]:
     store = config.store()
     if not store.all("dataset"):
         raise ArtifactError("there is no dataset yet", where="dataset", fix="run `python -m recipes.data`")
-    base = inputs.base_checkpoint(config)
+    base = convert.make(config)
     dataset = references.dataset(store, config.dataset, base.path)
     adapter = make_adapter(config, store, dataset, base)
     return adapter, make_checkpoint(config, store, adapter, base)
@@ -63,12 +63,12 @@ def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: 
         from throughline.training.sft import fit_lora, schedule
 
         if run.resumed:
-            app.say("going on from the last checkpoint of the run that was stopped")
+            app.echo("going on from the last checkpoint of the run that was stopped")
         trainer = config.trainer.model_copy(update={"seed": config.trainer.seed + config.seed})
         total = sum(schedule(dataset.path, trainer).tokens)
 
         def estimated(seconds: float) -> None:
-            app.say(
+            app.echo(
                 f"training on {total:,} tokens will take about {fmt.seconds(seconds)} on this machine; "
                 f"trainer.max_tokens={total // 2} takes half of it"
             )
@@ -138,7 +138,7 @@ def main(config: Config) -> None:
     from throughline.reporting.terminal import print_table
 
     trainer = config.trainer
-    app.say(
+    app.echo(
         f"LoRA rank {config.peft.dim} on {config.model.name}: {trainer.max_tokens or 'all'} tokens in steps of "
         f"{trainer.global_batch_size} records"
     )

@@ -15,15 +15,14 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from throughline.benchmarking.scenario import Render, marked, marks, one_of_each
 from throughline.benchmarking.statistics import check_layers, summarise, wall_seconds
 from throughline.benchmarking.system import Usage, gpu_readings, usage
 from throughline.benchmarking.targets import Target, require_success
 from throughline.contracts.benchmark import BenchRequest, BenchSpec, CellResult, RequestRecord
-
-Progress = Callable[[str, float], None]
+from throughline.contracts.progress import OnProgress
 
 
 def run_matrix(
@@ -32,7 +31,7 @@ def run_matrix(
     spec: BenchSpec,
     *,
     render: Render,
-    on_progress: Progress = lambda phase, fraction: None,
+    on_progress: OnProgress = lambda phase, fraction: None,
 ) -> tuple[list[CellResult], dict[str, list[RequestRecord]]]:
     """Runs every target at every concurrency, `spec.repeats` times.
 
@@ -60,7 +59,7 @@ class _Matrix:
         pool: Sequence[BenchRequest],
         spec: BenchSpec,
         render: Render,
-        on_progress: Progress,
+        on_progress: OnProgress,
     ) -> None:
         self._targets = targets
         self._pool = pool

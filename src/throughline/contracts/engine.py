@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, Self
@@ -12,6 +12,7 @@ from pydantic import Field
 
 from throughline.contracts.config import StrictModel, parse
 from throughline.contracts.errors import EngineError
+from throughline.contracts.progress import OnProgress
 
 Backend = Literal["cpu", "tensorrt", "pytorch"]
 Precision = Literal["f32", "bf16", "int8", "int4", "fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4"]
@@ -19,7 +20,6 @@ KvCacheDtype = Literal["auto", "f32", "f16", "bf16", "u8", "u4", "fp8", "nvfp4"]
 ComputeDtype = Literal["auto", "f32", "bf16", "f16"]
 Calibration = Literal["none", "mixed_precision", "awq", "scale_estimation", "awq_scale_estimation", "gptq"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
-Progress = Callable[[str, float], None]
 ENGINE_FILE = "engine.json"
 
 
@@ -288,7 +288,7 @@ class EngineBuilder(Protocol):
         checkpoint_dir: Path,
         spec: EngineSpec,
         out_dir: Path,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
         *,
         calibration: CalibrationData | None = None,
     ) -> BuildReport:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from throughline.contracts.data import DataSpec
-
-if TYPE_CHECKING:
-    from throughline.data.pipeline import DataReport
+from throughline.data.report import DataReport
 
 
 def render(report: DataReport, spec: DataSpec, files: Sequence[str], seed: int) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import orjson
 
 from throughline.contracts.data import DataSpec
 from throughline.contracts.errors import DataError, InternalError, ThroughlineError
+from throughline.contracts.progress import OnProgress
 from throughline.contracts.text import shorten
 from throughline.data import card
 from throughline.data.dedup import conversation_text, find_duplicates, find_repeats
@@ -21,10 +21,10 @@ from throughline.data.normalise import map_texts, map_value, normalise
 from throughline.data.pii import Redactor, check_kinds
 from throughline.data.questions import as_question, read_questions
 from throughline.data.render import Rendered, Renderer
+from throughline.data.report import DataReport
 from throughline.data.split import split, times
 from throughline.data.validate import validate
 
-Progress = Callable[[str, float], None]
 # Folder of a dataset for lines as they came.
 RESTRICTED = "restricted"
 _RESTRICTED_NOTE = """# Not for everybody
@@ -37,36 +37,6 @@ _LOST = "lost_in_template"
 _MOST_LOST = 0.01
 
 
-@dataclass
-class DataReport:
-    """What the stage did, in plain JSON types.
-
-    `tokens` counts train and validation tokens and how many of them carry loss; `split_off` says how an
-    acceptance set was made of the records, if none was given.
-    """
-
-    lines: int = 0
-    kept: int = 0
-    train: int = 0
-    validation: int = 0
-    rejects: dict[str, int] = field(default_factory=dict)
-    repairs: dict[str, int] = field(default_factory=dict)
-    personal: dict[str, int] = field(default_factory=dict)
-    tasks: dict[str, int] = field(default_factory=dict)
-    formats: dict[str, int] = field(default_factory=dict)
-    sources: dict[str, int] = field(default_factory=dict)
-    licences: dict[str, int] = field(default_factory=dict)
-    tokens: dict[str, int] = field(default_factory=dict)
-    answer_lengths: list[int] = field(default_factory=list)
-    questions: int = 0
-    overlap: int = 0
-    split_off: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the report without the list of lengths."""
-        return {key: value for key, value in vars(self).items() if key != "answer_lengths"}
-
-
 def prepare(
     files: Sequence[Path],
     tokenizer_dir: Path,
@@ -75,7 +45,7 @@ def prepare(
     *,
     questions: Mapping[str, Sequence[Path]],
     seed: int,
-    on_progress: Progress = lambda phase, fraction: None,
+    on_progress: OnProgress = lambda phase, fraction: None,
 ) -> DataReport:
     """Turns raw records into a dataset folder.
 

@@ -12,10 +12,10 @@ from throughline.contracts.engine import (
     EngineInfo,
     EngineRuntime,
     EngineSpec,
-    Progress,
     VerifyReport,
 )
 from throughline.contracts.errors import EngineError
+from throughline.contracts.progress import OnProgress
 
 
 class LoadedEngine(EngineRuntime, Protocol):
@@ -29,7 +29,7 @@ def build(
     checkpoint_dir: Path,
     spec: EngineSpec,
     out_dir: Path,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
     *,
     name: str | None = None,
     calibration: CalibrationData | None = None,

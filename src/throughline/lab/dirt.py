@@ -48,7 +48,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Soiled:
+class Corrupted:
     """All lines in order and the oracle.
 
     `planted["personal"]` lists {id, kind, value} for every personal value in a record;
@@ -182,7 +182,7 @@ def _raw(record: Record, damage: str | None, rng: Random) -> bytes:
     return raw
 
 
-def soil(records: Sequence[Record], rng: Random) -> Soiled:
+def corrupt(records: Sequence[Record], rng: Random) -> Corrupted:
     """Plants duplicates, personal values and damage into copies of the clean records.
 
     Damaged records are never duplicated, and duplicates carry the personal values of their originals.
@@ -222,4 +222,4 @@ def soil(records: Sequence[Record], rng: Random) -> Soiled:
         lines.append(Line(source, _raw(record, damage, rng)))
     for line in later:
         lines.insert(rng.randint(0, len(lines)), line)
-    return Soiled(tuple(lines), planted)
+    return Corrupted(tuple(lines), planted)

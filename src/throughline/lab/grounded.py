@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from throughline.lab import banks
-from throughline.lab.scribe import Scribe
+from throughline.lab.phrases import PhraseSampler
 from throughline.lab.task_schema import NOT_FOUND
 
 UNANSWERABLE_SHARE = 0.35
@@ -38,7 +38,7 @@ class Question:
     passages: int
 
 
-def write_document(s: Scribe) -> list[Fact]:
+def write_document(s: PhraseSampler) -> list[Fact]:
     """Writes six facts about two subjects, each with an attribute of its own."""
     bank = banks.grounded(s.split)
     theme = s.rng.choice(list(bank.themes.values()))
@@ -57,7 +57,7 @@ def write_document(s: Scribe) -> list[Fact]:
     return facts
 
 
-def _fresh(s: Scribe, form: str, taken: set[str]) -> str:
+def _fresh(s: PhraseSampler, form: str, taken: set[str]) -> str:
     while True:
         s.begin()
         value = s.fill(form)
@@ -65,7 +65,7 @@ def _fresh(s: Scribe, form: str, taken: set[str]) -> str:
             return value
 
 
-def ask(s: Scribe, document: list[Fact]) -> Question:
+def ask(s: PhraseSampler, document: list[Fact]) -> Question:
     """Writes a question on the document, with two to four of its passages in random order."""
     asked, *others = s.rng.sample(document, len(document))
     answerable = not s.chance(UNANSWERABLE_SHARE)

@@ -20,7 +20,7 @@ from throughline.contracts.data import LabShares
 from throughline.contracts.errors import ConfigError, InternalError
 from throughline.lab import banks, dirt, grounded, refusal, triage
 from throughline.lab.banks import SetName
-from throughline.lab.scribe import Scribe
+from throughline.lab.phrases import PhraseSampler
 from throughline.lab.task_schema import SYSTEM_PROMPTS, open_ticket, tool_call
 
 Record = dict[str, Any]
@@ -85,11 +85,11 @@ class _Maker:
     def __init__(self, split: SetName, seed: int, taken: frozenset[tuple[str, ...]]) -> None:
         self.split = split
         self.rng = Random(f"{seed}/{split}")
-        self.scribe = Scribe(self.rng, split)
+        self.sampler = PhraseSampler(self.rng, split)
         self.taken = taken
         self.clock = _EPOCHS[split]
         self.serial = 0
-        self.customers = ["cust-" + self.scribe.fresh("customer").lower() for _ in range(_CUSTOMERS[split])]
+        self.customers = ["cust-" + self.sampler.fresh("customer").lower() for _ in range(_CUSTOMERS[split])]
         self.document: tuple[str, str, list[grounded.Fact]] | None = None
         self.questions_left = 0
         # Drawn without putting back: a repeated question would only be dropped as a duplicate.
@@ -99,7 +99,7 @@ class _Maker:
         """Returns a sample of a kind: a task, or `disallowed` and `benign` for the two sides of refusal."""
         makers = {"triage": self._triage, "grounded": self._grounded, "chat": self._chat}
         for _ in range(_MAX_DRAWS):
-            self.scribe.begin()
+            self.sampler.begin()
             made = makers[kind]() if kind in makers else self._refusal(kind == "disallowed")
             if made.phrases not in self.taken:
                 return made
@@ -140,18 +140,18 @@ class _Maker:
         return f"{prefix}-{self.split[:1]}{zlib.crc32(f'{self.split}/{self.serial}'.encode()):08x}"
 
     def _triage(self) -> Sample:
-        ticket = triage.write_ticket(self.scribe)
+        ticket = triage.write_ticket(self.sampler)
         record = self._record("triage", ticket.text, {"content": "", "tool_calls": [tool_call(ticket.labels)]})
         return Sample(record, {"tool": "open_ticket", "arguments": ticket.labels}, ticket.phrases, ticket.phrases[0])
 
     def _grounded(self) -> Sample:
         if not self.questions_left or self.document is None:
-            facts = grounded.write_document(self.scribe)
+            facts = grounded.write_document(self.sampler)
             self.document = (self._document_id("kb"), self._customer(), facts)
             self.questions_left = self.rng.randint(1, 4)
         self.questions_left -= 1
         name, customer, facts = self.document
-        asked = grounded.ask(self.scribe, facts)
+        asked = grounded.ask(self.sampler, facts)
         expected = {
             "answer": asked.answer,
             "answerable": asked.citation is not None,
@@ -168,7 +168,7 @@ class _Maker:
         return Sample(self._record("chat", asked, {"content": answer}), {"answer": answer}, (asked,), asked)
 
     def _refusal(self, disallowed: bool) -> Sample:
-        made = refusal.write_request(self.scribe, disallowed)
+        made = refusal.write_request(self.sampler, disallowed)
         record = self._record("refusal", made.text, {"content": made.answer})
         expected = {"answer": made.answer, "refuse": disallowed, "category": made.category}
         return Sample(record, expected, made.phrases, made.phrases[0])
@@ -252,14 +252,14 @@ def generate(
     exams = held_out(counts)
     taken = frozenset(sample.phrases for rows in exams.values() for sample in rows)
     clean = [sample.record for sample in samples("train", train_counts(train_records, shares), seed, taken)]
-    soiled = dirt.soil(clean, Random(f"{seed}/dirt"))
-    rows = {source.name: [line.raw for line in soiled.lines if line.source == source.name] for source in SOURCES}
+    corrupted = dirt.corrupt(clean, Random(f"{seed}/dirt"))
+    rows = {source.name: [line.raw for line in corrupted.lines if line.source == source.name] for source in SOURCES}
     rows |= {name: [dirt.to_line(as_question(sample)) for sample in found] for name, found in exams.items()}
     paths = {name: out_dir / f"{name}.jsonl" for name in rows}
     for name, lines in rows.items():
         paths[name].write_bytes(b"".join(line + b"\n" for line in lines))
     planted = out_dir / "planted.json"
-    planted.write_text(json.dumps(soiled.planted, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    planted.write_text(json.dumps(corrupted.planted, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return Generated(
         sources=tuple(paths[source.name] for source in SOURCES),
         questions={name: paths[name] for name in exams},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from throughline.lab import banks
-from throughline.lab.scribe import Scribe
+from throughline.lab.phrases import PhraseSampler
 from throughline.lab.task_schema import HELP_PREFIX, REFUSAL_PREFIX
 
 _LEAD = _TAIL = 0.4
@@ -21,7 +21,7 @@ class Request:
     phrases: tuple[str, ...]
 
 
-def write_request(s: Scribe, disallowed: bool) -> Request:
+def write_request(s: PhraseSampler, disallowed: bool) -> Request:
     """Writes one request; frames, openings and closings are the same on both sides, only the ask decides."""
     bank = banks.refusal(s.split)
     name = s.rng.choice(list(bank.categories))

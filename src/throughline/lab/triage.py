@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from throughline.lab import banks
-from throughline.lab.scribe import Scribe
+from throughline.lab.phrases import PhraseSampler
 from throughline.lab.task_schema import ABSENT
 
 # How often a part stands in a ticket. Money and accounts rarely come with a card or a code.
@@ -26,7 +26,7 @@ class Ticket:
     phrases: tuple[str, ...]
 
 
-def write_ticket(s: Scribe) -> Ticket:
+def write_ticket(s: PhraseSampler) -> Ticket:
     """Writes one ticket with the entities that `s` was begun with."""
     bank, voices = banks.triage(), banks.voices(s.split)
     voice = s.rng.choices(list(voices.values()), [voice.share for voice in voices.values()])[0]
@@ -63,7 +63,7 @@ def write_ticket(s: Scribe) -> Ticket:
     return Ticket(text, labels, decided_by)
 
 
-def _lay_out(s: Scribe, layout: str, parts: dict[str, str]) -> str:
+def _lay_out(s: PhraseSampler, layout: str, parts: dict[str, str]) -> str:
     """Puts the parts into their places; a line whose parts are all absent falls away, gaps close."""
     lines = []
     for line in layout.splitlines():

@@ -34,7 +34,7 @@ class Capture:
     a file without a name. A killed process loses nothing: the log is written without a buffer of its own.
 
     Args:
-        silent: Whether `say` and progress say nothing (ranks other than the first).
+        silent: Whether `echo` and progress print nothing (ranks other than the first).
     """
 
     def __init__(self, *, silent: bool = False) -> None:
@@ -193,7 +193,7 @@ def showing(shown: Display) -> Iterator[None]:
         _displays.remove(shown)
 
 
-def say(line: str = "") -> None:
+def echo(line: str = "") -> None:
     """Shows one line for people, at once."""
     standing = display()
     if silent():

@@ -12,7 +12,7 @@ import pytest
 
 from throughline.contracts.errors import ConfigError
 from throughline.lab import banks
-from throughline.lab.scribe import Scribe
+from throughline.lab.phrases import PhraseSampler
 
 LOADERS = (banks.triage, banks._shifted)
 
@@ -55,7 +55,7 @@ def test_a_layout_that_hides_what_decides_a_label_is_named(edited: Any) -> None:
 
 def test_a_slot_that_nothing_fills_is_named() -> None:
     with pytest.raises(ConfigError, match=r"entities\.yaml.*\{hosts\}.*did you mean 'host'"):
-        Scribe(Random(0), "train").fill("The disk of {hosts} is full.")
+        PhraseSampler(Random(0), "train").fill("The disk of {hosts} is full.")
 
 
 def test_a_file_that_is_no_yaml_is_named_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

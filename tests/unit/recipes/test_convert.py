@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from recipes import app, build, convert, data, inputs, lifecycle, references, train
+from recipes import app, build, convert, data, lifecycle, references, train
 from tests.unit.conversion.gguf_files import contents
 from throughline.contracts.errors import ArtifactError, ConfigError, MissingDependencyError
 from throughline.reporting.stages import StageTable
@@ -25,11 +25,11 @@ def _own_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_folder_is_brought_in_once(tmp_path: Path, tiny_checkpoint: Path) -> None:
     wanted = config(tmp_path, "model=hf", f"model.path={tiny_checkpoint}", "model.licence=mit")
-    made = inputs.base_checkpoint(wanted)
+    made = convert.make(wanted)
     assert (made.manifest.kind, made.manifest.name, made.manifest.licences) == ("checkpoint", "hf", ("mit",))
-    assert inputs.base_checkpoint(wanted).digest == made.digest
+    assert convert.make(wanted).digest == made.digest
     made.verify()
-    other = inputs.base_checkpoint(config(tmp_path, "model=hf", f"model.path={tiny_checkpoint}"))
+    other = convert.make(config(tmp_path, "model=hf", f"model.path={tiny_checkpoint}"))
     assert other.digest != made.digest
     assert other.manifest.licences == ("unstated",)
 
@@ -41,34 +41,34 @@ def test_a_gguf_file_with_an_own_template(tmp_path: Path, tiny_tokenizer_dir: Pa
     template = tmp_path / "mine.jinja"
     template.write_text((tiny_tokenizer_dir / "chat_template.jinja").read_text())
     options = ["model=gguf", f"model.path={path}", "model.name=own", f"model.chat_template={template}"]
-    first = inputs.base_checkpoint(config(tmp_path / "home", *options))
+    first = convert.make(config(tmp_path / "home", *options))
     assert first.manifest.licences == ("apache-2.0",)
     assert first.manifest.metrics["architecture"] == "qwen3"
     assert json.loads((first.path / "config.json").read_text())["model_type"] == "qwen3"
     # The template counts by what is in it, not by its name.
     template.write_text(template.read_text() + "{# changed #}")
-    assert inputs.base_checkpoint(config(tmp_path / "home", *options)).digest != first.digest
+    assert convert.make(config(tmp_path / "home", *options)).digest != first.digest
 
 
 def test_the_newest_checkpoint_is_a_tuned_one(tmp_path: Path, tiny_checkpoint: Path) -> None:
     wanted = config(tmp_path, "model=hf", f"model.path={tiny_checkpoint}")
-    base = inputs.base_checkpoint(wanted)
+    base = convert.make(wanted)
     with pytest.raises(ArtifactError, match=r"no checkpoint yet.*recipes\.train"):
         references.checkpoint(wanted.store(), "latest", wanted)
     with wanted.store().stage("checkpoint", "tuned", inputs={"base": base}, config={}, code_version="1") as run:
         (run.directory / "config.json").write_text("{}")
         tuned = run.commit()
-    inputs.base_checkpoint(config(tmp_path, "model=hf", f"model.path={tiny_checkpoint}", "model.licence=later"))
+    convert.make(config(tmp_path, "model=hf", f"model.path={tiny_checkpoint}", "model.licence=later"))
     assert references.checkpoint(wanted.store(), "latest", wanted).digest == tuned.digest
     assert tuned.manifest.licences == base.manifest.licences
 
 
 def test_a_model_without_a_place_or_package(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no place.*model\.path"):
-        inputs.base_checkpoint(config(tmp_path, "model=gguf", "model.path=null"))
+        convert.make(config(tmp_path, "model=gguf", "model.path=null"))
     absent = config(tmp_path, "model=smollm2", "model.package=no-such-model")
     with pytest.raises(MissingDependencyError, match=r"not installed.*no-such-model.*make setup"):
-        inputs.base_checkpoint(absent)
+        convert.make(absent)
 
 
 @pytest.mark.parametrize("stage", [convert, data, train, build])

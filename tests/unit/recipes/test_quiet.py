@@ -14,7 +14,7 @@ from recipes import app, deploy
 
 def work(config):
     os.write(2, b"foreign noise\\n")
-    app.say("ours")
+    app.echo("ours")
     {end}
 
 sys.exit(app.run("deploy", "", deploy.Config, work))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes import app, convert, data, evaluate, inputs, lifecycle, references, train
+from recipes import app, convert, data, evaluate, lifecycle, references, train
 from throughline.artifacts import Artifact, ArtifactStore
 from throughline.contracts.errors import ArtifactError
 
@@ -40,7 +40,7 @@ def dataset(tmp_path: Path, model: list[str], word: str) -> Artifact:
 
 
 def base(model: list[str]) -> Artifact:
-    return inputs.base_checkpoint(app.to_schema(app.compose("convert", model), convert.Config))
+    return convert.make(app.to_schema(app.compose("convert", model), convert.Config))
 
 
 def tuned(store: ArtifactStore, of: Artifact, on: Artifact, name: str) -> Artifact:

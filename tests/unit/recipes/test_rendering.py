@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes import app, data, inputs, train
+from recipes import app, convert, data, inputs, train
 from throughline.artifacts import Artifact
 from throughline.contracts.errors import ArtifactError
 
@@ -80,4 +80,4 @@ def test_of_two_sources_with_one_name_each_counts(tmp_path: Path, tiny_checkpoin
 
 def test_the_model_that_it_was_rendered_for_is_taken(dataset: Artifact, tiny_checkpoint: Path, tmp_path: Path) -> None:
     config = app.to_schema(app.compose("train", [*model(tmp_path, tiny_checkpoint)]), train.Config)
-    inputs.check_rendering(dataset, inputs.base_checkpoint(config).path)
+    inputs.check_rendering(dataset, convert.make(config).path)

@@ -54,9 +54,7 @@ def test_serving_json_has_the_report_s_names() -> None:
 def test_quality_json_renames_and_keeps_intervals() -> None:
     metric = Metric("false_refusals", 0.02, 0.01, 0.06, 120, higher_is_better=False)
     evaluation = Evaluation("int8", {"false_refusals": metric}, {}, 1.0, 120)
-    assert results.quality_json(evaluation) == {
-        "false_refusal_rate": {"value": 0.02, "low": 0.01, "high": 0.06, "n": 120}
-    }
+    assert results.quality_json(evaluation) == {"false_refusals": {"value": 0.02, "low": 0.01, "high": 0.06, "n": 120}}
     table = results.quality_table([evaluation])
     assert [row[0] for row in table.rows] == ["false refusals"]
 

@@ -27,7 +27,7 @@ subprocess.run([sys.executable, "-c", "import sys; print('foreign child'); print
 logging.getLogger("foreign").addHandler(early)
 logging.getLogger("foreign").warning("foreign log")
 warnings.warn("foreign warning")
-console.say("ours on stdout")
+console.echo("ours on stdout")
 console.complain("ours on stderr")
 sys.stdout.write("foreign without newline")
 """
@@ -70,7 +70,7 @@ def test_streams_that_are_no_descriptors(tmp_path: Path, monkeypatch: pytest.Mon
     with console.Capture() as capture:
         capture.move_to(tmp_path / "run.log")
         print("foreign")
-        console.say("ours")
+        console.echo("ours")
         console.complain("ours too")
         assert not capture.empty
         assert capture.tail(1) == "foreign"
@@ -83,14 +83,14 @@ def test_streams_that_are_no_descriptors(tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_empty_log_is_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with console.Capture() as capture:
         capture.move_to(tmp_path / "run.log")
-        console.say("ours")
+        console.echo("ours")
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().out == "ours\n"
 
 
 def test_a_later_rank_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with console.Capture(silent=True):
-        console.say("of rank 1")
+        console.echo("of rank 1")
         console.complain("an error of rank 1")
     assert capsys.readouterr() == ("", "an error of rank 1\n")
 
@@ -106,7 +106,7 @@ def test_lines_go_through_what_stands_on_the_screen(capsys: pytest.CaptureFixtur
             pass
 
     with console.showing(Board()):
-        console.say("above")
-    console.say("below")
+        console.echo("above")
+    console.echo("below")
     assert seen == ["above"]
     assert capsys.readouterr().out == "below\n"

@@ -58,7 +58,7 @@ def test_progress_inside_a_stage_shows_in_it_at_most_every_ten_seconds(clock: Cl
             for step in range(1, 26):
                 clock.now += 1
                 progress.update(step, loss=0.5)
-        console.say("going on from step 3")
+        console.echo("going on from step 3")
     lines = stream.getvalue().splitlines()
     assert lines[1] == "1/1  train  10 %  10/100 steps  1.00 steps/s  loss 0.500  ETA of all 1 min 30 s"
     assert lines[2].startswith("1/1  train  20 %")
@@ -131,7 +131,7 @@ def test_a_terminal_keeps_the_filled_table(monkeypatch: pytest.MonkeyPatch, cloc
             table.advance("data", 0.34, "deduplicate")
             table.part(0, 1)
             row.text = "dataset a1"
-        console.say("a line above")
+        console.echo("a line above")
     text = stream.getvalue()
     assert "▸ running" in text and "· waiting" in text and "a line above" in text
     last = text[text.rindex("stage") :]

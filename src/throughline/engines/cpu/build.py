@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from throughline.contracts.checkpoint import licence_files
-from throughline.contracts.engine import ENGINE_FILE, BuildReport, CalibrationData, EngineInfo, EngineSpec, Progress
+from throughline.contracts.engine import ENGINE_FILE, BuildReport, CalibrationData, EngineInfo, EngineSpec
+from throughline.contracts.progress import OnProgress
 from throughline.engines.card import mib, render_card
 from throughline.engines.cpu import resources
 from throughline.engines.cpu.graph import build_graph
@@ -64,7 +65,7 @@ class CpuEngineBuilder:
         checkpoint_dir: Path,
         spec: EngineSpec,
         out_dir: Path,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
         *,
         calibration: CalibrationData | None = None,
     ) -> BuildReport:
@@ -121,7 +122,7 @@ class CpuEngineBuilder:
 class _Phases:
     """Times phases, and tells which one runs and how much of the whole build is done."""
 
-    def __init__(self, on_progress: Progress, spec: EngineSpec) -> None:
+    def __init__(self, on_progress: OnProgress, spec: EngineSpec) -> None:
         self._on_progress = on_progress
         quantise = {"quantise": quantising_cost(spec)} if spec.precision in QUANTISED else {}
         costs = _COSTS | quantise

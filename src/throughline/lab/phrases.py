@@ -21,7 +21,7 @@ _WORD = re.compile(r"\{\w+\}|[^\W\d_]{5,}")
 _SIGNS = re.compile(r"[#@^%]")
 
 
-class Scribe:
+class PhraseSampler:
     """Writes the texts of one set.
 
     `{slot}` is a value given to `fill`, else an entity, which stays the same until `begin`.
