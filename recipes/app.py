@@ -2,98 +2,35 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
-import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, Field, TypeAdapter
 
+from recipes.composing import CONF as CONF
+from recipes.composing import C as C
+from recipes.composing import compose as compose
+from recipes.composing import config_error, register_defaults, register_resolvers
+from recipes.composing import to_schema as to_schema
+from recipes.config import LogSpec as LogSpec
+from recipes.config import ModelSpec as ModelSpec
+from recipes.config import PathsSpec as PathsSpec
+from recipes.config import RecipeConfig as RecipeConfig
+from recipes.logs import set_up_logging
 from throughline.artifacts import Artifact, ArtifactStore
-from throughline.contracts.config import StrictModel, parse
-from throughline.contracts.errors import ConfigError, InternalError, ThroughlineError
-from throughline.contracts.text import did_you_mean
+from throughline.contracts.errors import ThroughlineError
 from throughline.reporting import console
 
 # As a shell counts a command that SIGPIPE ended.
 BROKEN_PIPE = 141
-CONF = Path(__file__).parent / "conf"
-C = TypeVar("C", bound="RecipeConfig")
-
-
-class PathsSpec(StrictModel):
-    """Where things lie. `home` is the artifact store; `model_repository` is what Triton serves.
-
-    `recipes/conf/common.yaml` takes the environment's `THROUGHLINE_HOME` for `home` where it is set.
-    """
-
-    home: Path = Path("artifacts")
-    model_repository: Path = Path("model_repository")
-
-
-class LogSpec(StrictModel):
-    """How a run talks: `human` lines, or one JSON object a line; `level` as in `logging`.
-
-    `foreign` is where libraries' output goes: to a `file` below the artifact store, or to the `console`.
-    Level DEBUG shows it on the console too.
-    """
-
-    format: str = Field(default="human", pattern="^(human|json)$")
-    level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
-    foreign: Literal["file", "console"] = "file"
-
-    @property
-    def shows_foreign(self) -> bool:
-        """Whether libraries' output is shown as it comes."""
-        return self.foreign == "console" or self.level == "DEBUG"
-
-
-class ModelSpec(StrictModel):
-    """The base model, which `recipes.convert` brings in.
-
-    Attributes:
-        source: `gguf` for a GGUF file, `hf` for a Hugging Face folder.
-        name: What it is called here.
-        path: The file or folder.
-        package: Installed distribution that carries the file, in place of `path`; never imported.
-        file: The file inside `package`, as its record spells it.
-        chat_template: `chatml` (ours: tools, Hermes calls, generation markers), `keep` (the model's own), or a path.
-        system_prompt: With `chatml`, the system message of conversations without one; null takes the model's own.
-        licence: Licence terms; null takes what the file or model card says.
-        dtype: Type of the weights written from a GGUF file.
-    """
-
-    source: Literal["gguf", "hf"]
-    name: str
-    path: Path | None = None
-    package: str | None = None
-    file: str | None = None
-    chat_template: str = "keep"
-    system_prompt: str | None = None
-    licence: str | None = None
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-
-
-class RecipeConfig(StrictModel):
-    """What every recipe's config has."""
-
-    profile: str
-    seed: int = 0
-    paths: PathsSpec = PathsSpec()
-    log: LogSpec = LogSpec()
-
-    def store(self) -> ArtifactStore:
-        """The artifact store."""
-        return ArtifactStore(self.paths.home)
 
 
 def recipe(
@@ -131,8 +68,8 @@ def run(
 ) -> int:
     """Runs a recipe with `sys.argv` and returns its exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    _register_resolvers(name, doc)
-    _register_defaults(name, schema)
+    register_resolvers(name, doc)
+    register_defaults(name, schema)
 
     def job(config: DictConfig) -> None:
         settings = to_schema(config, schema)
@@ -140,7 +77,7 @@ def run(
             foreign.stop(replay=True)
         else:
             foreign.move_to(_log_path(settings.store(), name))
-        _set_up_logging(settings.log)
+        set_up_logging(settings.log)
         function(settings)
 
     def guarded(config: DictConfig) -> None:
@@ -212,85 +149,6 @@ def _runner(name: str, *, nemo: bool) -> Callable[[Callable[[DictConfig], None]]
     return hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
 
 
-def to_schema(config: DictConfig, schema: type[C]) -> C:
-    """Resolves a composed config and validates it.
-
-    Raises:
-        ConfigError: Naming every faulty key.
-    """
-    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    if not isinstance(values, dict):
-        raise InternalError("config is not a mapping", seen=type(values).__name__)
-    return parse(schema, {str(key): value for key, value in values.items()}, where="")
-
-
-def compose(name: str, overrides: Sequence[str]) -> DictConfig:
-    """Composes a recipe's config without running it.
-
-    Raises:
-        ConfigError: If an override or a preset does not exist.
-    """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    _register_resolvers(name, "")
-    _register_defaults(name, importlib.import_module(f"recipes.{name}").Config)
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        try:
-            return hydra_compose(config_name=name, overrides=list(overrides))
-        except (HydraException, OmegaConfBaseException) as error:
-            found: Exception = error
-    raise config_error(name, found)
-
-
-def config_error(name: str, error: Exception) -> ConfigError:
-    """Turns Hydra's and OmegaConf's exceptions into our grammar, with the nearest known key."""
-    text = str(error).strip()
-    key = re.search(r"Could not override '([^']+)'", text)
-    if key:
-        wanted = key.group(1)
-        return ConfigError(
-            "unknown config key",
-            where=f"recipes/conf/{name}.yaml",
-            seen=f"'{wanted}'",
-            fix=_nearest_key(name, wanted),
-        )
-    missing = re.search(r"Could not find '([^']+)'", text)
-    if missing:
-        group, _, choice = missing.group(1).rpartition("/")
-        return ConfigError(
-            f"no preset '{choice}' in group '{group}'",
-            where=f"recipes/conf/{group}",
-            fix=did_you_mean(choice, [path.stem for path in (CONF / group).glob("*.yaml")]),
-        )
-    full_key = getattr(error, "full_key", None)
-    return ConfigError(
-        "config cannot be composed",
-        where=f"recipes/conf/{name}.yaml" + (f":{full_key}" if full_key else ""),
-        seen=text.splitlines()[0] if text else type(error).__name__,
-        fix=f"see `python -m recipes.{name} --help`",
-    )
-
-
-def _nearest_key(name: str, wanted: str) -> str:
-    try:
-        known = _keys(OmegaConf.to_container(compose(name, []), resolve=False))
-    except ConfigError:
-        known = []
-    return did_you_mean(wanted, known)
-
-
-def _keys(value: Any, prefix: str = "") -> list[str]:
-    found = []
-    for key, item in value.items() if isinstance(value, dict) else ():
-        path = f"{prefix}{key}"
-        found.append(path)
-        found += _keys(item, f"{path}.")
-    return found
-
-
 def report(error: Exception) -> int:
     """Prints an error as a person wants it and returns its exit code.
 
@@ -327,69 +185,3 @@ def made(artifact: Artifact, *, again: bool, next_command: str) -> None:
     echo(f"{'found   ' if again else 'made    '} {artifact.short}" + ("" if again else f"  in {seconds:.1f} s"))
     echo(f"where    {artifact.path}")
     echo(f"next     {next_command}")
-
-
-def _register_defaults(name: str, schema: type[BaseModel]) -> None:
-    """Offers the schema's defaults as the preset `schema: <name>`, so that every field can be overridden."""
-    from hydra.core.config_store import ConfigStore
-
-    ConfigStore.instance().store(group="schema", name=name, node=defaults_of(schema), package="_global_")
-
-
-def defaults_of(schema: type[BaseModel]) -> dict[str, Any]:
-    """Returns a model's defaults in plain types, nested models included; required fields are Hydra's `???`."""
-    found: dict[str, Any] = {}
-    for name, field in schema.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found[name] = defaults_of(kind)
-        elif field.is_required():
-            found[name] = "???"
-        else:
-            found[name] = TypeAdapter(Any).dump_python(field.get_default(call_default_factory=True), mode="json")
-    return found
-
-
-def _register_resolvers(name: str, doc: str) -> None:
-    OmegaConf.register_new_resolver("recipe_name", lambda: name, replace=True)
-    OmegaConf.register_new_resolver("recipe_help", lambda: doc.strip(), replace=True)
-
-
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        import orjson
-
-        entry = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        extra = getattr(record, "data", None)
-        if isinstance(extra, dict):
-            entry |= extra
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(entry, default=str).decode()
-
-
-class _ConsoleHandler(logging.Handler):
-    """Our own records, through whatever stands on the screen."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            console.complain(self.format(record))
-        except Exception:
-            self.handleError(record)
-
-
-def _set_up_logging(spec: LogSpec) -> None:
-    handler: logging.Handler = _ConsoleHandler()
-    if spec.format == "json":
-        handler.setFormatter(_JsonFormatter())
-    else:
-        handler.setFormatter(logging.Formatter("%(levelname).1s %(name)s: %(message)s"))
-    logger = logging.getLogger("throughline")
-    logger.handlers[:] = [handler]
-    logger.setLevel(spec.level)
-    logger.propagate = False
