@@ -12,50 +12,69 @@ from throughline.contracts.errors import DataError
 from throughline.training.packing import Record, pack, plan
 
 
-def read_records(path: Path) -> list[Record]:
-    """Reads the Parquet columns `input_ids` and `labels`, and `task` where it is there.
+class TokenisedRecords:
+    """The records of a Parquet file, kept as Arrow columns and made into lists one at a time when asked for.
 
-    `input_ids` and `labels` are int lists of equal length; -100 where no loss looks.
+    Columns `input_ids` and `labels` are int lists of equal length, labels -100 where no loss looks; `task` is there
+    where the data stage knew it.
+
+    Args:
+        path: The file.
+        limit: The first records only; 0 for all.
 
     Raises:
         DataError: If the file is missing, has other columns, or holds no record.
     """
-    import pyarrow.parquet as pq
 
-    if not path.is_file():
-        raise DataError("tokenised dataset is missing", where=str(path), fix="run `python -m recipes.data`")
-    found = set(pq.read_schema(path).names)  # type: ignore[no-untyped-call]
-    missing = {"input_ids", "labels"} - found
-    if missing:
-        raise DataError(
-            "tokenised dataset lacks columns", where=str(path), seen=sorted(missing), fix="run `python -m recipes.data`"
-        )
-    names = [name for name in ("input_ids", "labels", "task") if name in found]
-    table = pq.read_table(path, columns=names)  # type: ignore[no-untyped-call]
-    records = list(map(Record, *(table[name].to_pylist() for name in names)))
-    if not records:
-        raise DataError("tokenised dataset is empty", where=str(path), fix="run `python -m recipes.data`")
-    return records
+    def __init__(self, path: Path, limit: int = 0) -> None:
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        if not path.is_file():
+            raise DataError("tokenised dataset is missing", where=str(path), fix="run `python -m recipes.data`")
+        found = set(pq.read_schema(path).names)  # type: ignore[no-untyped-call]
+        missing = {"input_ids", "labels"} - found
+        if missing:
+            raise DataError(
+                "tokenised dataset lacks columns",
+                where=str(path),
+                seen=sorted(missing),
+                fix="run `python -m recipes.data`",
+            )
+        names = [name for name in ("input_ids", "labels", "task") if name in found]
+        table = pq.read_table(path, columns=names, memory_map=True)  # type: ignore[no-untyped-call]
+        table = table.slice(0, limit or table.num_rows).combine_chunks()
+        if not table.num_rows:
+            raise DataError("tokenised dataset is empty", where=str(path), fix="run `python -m recipes.data`")
+        self._columns = [table[name] for name in names]
+        self.lengths: list[int] = pc.call_function("list_value_length", [table["input_ids"]]).to_pylist()
+        self.tasks: list[str] = table["task"].to_pylist() if "task" in names else [""] * table.num_rows
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(*(column[index].as_py() for column in self._columns))
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Which records go through the model together, and when: `packs[i]` are indices into `records`."""
 
-    records: Sequence[Record]
+    records: TokenisedRecords
     packs: Sequence[Sequence[int]]
 
     @cached_property
     def tokens(self) -> list[int]:
         """Tokens of the records in each pack, as if nothing were shared."""
-        return [sum(len(self.records[index].input_ids) for index in indices) for indices in self.packs]
+        return [sum(self.records.lengths[index] for index in indices) for indices in self.packs]
 
 
 class PackedDataset:
     """Packs of a Parquet file in the order in which they are trained on.
 
     Args:
-        path: See `read_records`.
+        path: See `TokenisedRecords`.
         batch_size: Most records in a pack.
         max_tokens_per_batch: Most record tokens in a pack.
         group_by_task: Whether a pack holds records of one task alone.
@@ -83,11 +102,10 @@ class PackedDataset:
         seed: int = 0,
         limit: int = 0,
     ) -> None:
-        records = read_records(Path(path))
-        records = records[:limit] if limit else records
+        records = TokenisedRecords(Path(path), limit)
         packs = plan(
-            [len(record.input_ids) for record in records],
-            [record.task for record in records] if group_by_task else None,
+            records.lengths,
+            records.tasks if group_by_task else None,
             batch_size=batch_size,
             most_tokens=max_tokens_per_batch,
             max_tokens=max_tokens,

@@ -54,7 +54,7 @@ def fit_lora(
     Under torchrun every rank calls it with the same arguments; the first one writes the files.
 
     Args:
-        dataset: Folder with `train.parquet` and `validation.parquet` (see `read_records`).
+        dataset: Folder with `train.parquet` and `validation.parquet` (see `TokenisedRecords`).
         base: Hugging Face folder of the base checkpoint.
         out: Folder of the adapter. `work/` below it holds resumable checkpoints while training; a run
             that was killed goes on from the newest one when called again with the same folder.

@@ -15,7 +15,7 @@ from throughline.contracts.config import parse
 from throughline.contracts.errors import CheckpointError, ConfigError, DataError
 from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
 from throughline.training import sft
-from throughline.training.dataset import PackedDataset, read_records
+from throughline.training.dataset import PackedDataset, TokenisedRecords
 
 
 def write(path: Path, rows: list[list[int]]) -> None:
@@ -42,14 +42,14 @@ def test_a_dataset_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     pq.write_table(pa.table({"input_ids": [[1, 2]]}), path)
     with pytest.raises(DataError, match=r"lacks columns.*labels"):
-        read_records(path)
+        TokenisedRecords(path)
     with pytest.raises(DataError, match="is missing"):
-        read_records(tmp_path / "none.parquet")
+        TokenisedRecords(tmp_path / "none.parquet")
     pq.write_table(
         pa.table({"input_ids": pa.array([], pa.list_(pa.int32())), "labels": pa.array([], pa.list_(pa.int32()))}), path
     )
     with pytest.raises(DataError, match="is empty"):
-        read_records(path)
+        TokenisedRecords(path)
 
 
 def test_modules_are_chosen_one_way(tmp_path: Path) -> None:
