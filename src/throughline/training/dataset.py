@@ -47,7 +47,8 @@ class TokenisedRecords:
         if not table.num_rows:
             raise DataError("tokenised dataset is empty", where=str(path), fix="run `python -m recipes.data`")
         self._columns = [table[name] for name in names]
-        self.lengths: list[int] = pc.call_function("list_value_length", [table["input_ids"]]).to_pylist()
+        lengths = pc.list_value_length(table["input_ids"])  # type: ignore[attr-defined]
+        self.lengths: list[int] = lengths.to_pylist()
         self.tasks: list[str] = table["task"].to_pylist() if "task" in names else [""] * table.num_rows
 
     def __len__(self) -> int:
