@@ -165,6 +165,51 @@ def test_a_closed_engine_refuses(tiny_engine: Path) -> None:
     assert "engine is closed" in (output.error or "")
 
 
+class Failing:
+    """A pipeline whose steps fail."""
+
+    def has_non_finished_requests(self) -> bool:
+        return True
+
+    def step(self) -> None:
+        raise RuntimeError("Check 'x' failed\nat some place")
+
+
+def test_an_engine_that_fails_ends_what_is_live_and_goes_on_afresh(tiny_engine: Path) -> None:
+    runtime: Any = engines.load(tiny_engine)
+    expected = alone(runtime, PROMPTS["long"], params(12))
+    for name in ("long", "short"):
+        runtime.submit(name, PROMPTS[name], params(40))
+    running = runtime.step()
+    assert {output.request_id for output in running} == {"long", "short"}
+    runtime._pipeline = Failing()
+    lost = {output.request_id: output for output in runtime.step()}
+    assert set(lost) == {"long", "short"}
+    for output in lost.values():
+        assert output.finish_reason == "error"
+        assert "engine failed and was restarted — step — seen: Check 'x' failed" in (output.error or "")
+        assert output.completion_tokens == 1
+    assert not runtime.has_work()
+    assert alone(runtime, PROMPTS["long"], params(12)) == expected
+    runtime.close()
+
+
+def test_an_engine_that_cannot_start_again_says_both_reasons(tiny_engine: Path) -> None:
+    runtime: Any = engines.load(tiny_engine)
+    runtime.submit("a", [5], params(4))
+    runtime.step()
+    runtime._pipeline = Failing()
+
+    def no_memory() -> None:
+        raise RuntimeError("out of memory")
+
+    runtime._factory = no_memory
+    with pytest.raises(EngineError, match=r"cannot be restarted.*out of memory.*restart the process") as caught:
+        runtime.step()
+    assert "Check 'x' failed" in str(caught.value.__cause__)
+    assert not runtime.has_work()
+
+
 def test_more_requests_than_the_cache_holds_end_as_they_do_alone(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Requests that are put back for want of KV blocks and computed again lose and repeat nothing."""
     spec = EngineSpec(precision="f32", kv_cache_dtype="f32", max_seq_len=512, kv_cache_bytes=2**20, num_threads=1)

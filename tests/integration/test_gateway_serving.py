@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from tests.conftest import RunningTriton
 from throughline.contracts.gateway import GatewaySpec, ModelRoute
+from throughline.contracts.tool_calls import parse_tool_calls
 from throughline.gateway import GatewayProcess
 
 pytestmark = pytest.mark.integration
@@ -129,15 +130,23 @@ def test_seed(client: openai.OpenAI) -> None:
     assert len({sample(seed) for seed in range(4)}) > 1
 
 
-def test_a_forced_tool_call_is_no_error_whatever_the_model_says(client: openai.OpenAI, tiny_engine: Path) -> None:
+def test_a_forced_tool_call_begins_inside_the_tag_and_loses_nothing(client: openai.OpenAI, tiny_engine: Path) -> None:
+    """What the model says behind the opened tag is a call or, from a random model, text: all of it, as when raw."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(tiny_engine)
+    prompt = tokenizer.apply_chat_template(MESSAGES, tools=TOOLS, add_generation_prompt=True, return_dict=False)
+    opening = Tokenizer.from_file(str(tiny_engine / "tokenizer.json")).encode("<tool_call>\n", add_special_tokens=False)
+    raw = client.completions.create(model="lab-model", prompt=[*prompt, *opening.ids], temperature=0, max_tokens=24)
+    said = parse_tool_calls(f"<tool_call>\n{raw.choices[0].text}")
     answer = ask(client, tools=TOOLS, tool_choice="required")
-    free = ask(client, tools=TOOLS)
-    tokenizer = Tokenizer.from_file(str(tiny_engine / "tokenizer.json"))
-    opening = tokenizer.encode("<tool_call>\n", add_special_tokens=False).ids
-    assert answer.usage.prompt_tokens == free.usage.prompt_tokens + len(opening)
+    assert answer.usage.prompt_tokens == len(prompt) + len(opening.ids)
     message = answer.choices[0].message
-    assert message.content is not None or message.tool_calls
-    assert list(ask(client, tools=TOOLS, tool_choice="required", stream=True))
+    assert [call.function.name for call in message.tool_calls or []] == [call.name for call in said.calls]
+    if not said.calls:
+        assert message.content == raw.choices[0].text
+    chunks = list(ask(client, tools=TOOLS, tool_choice="required", stream=True))
+    assert joined(chunks) == (message.content or "")
 
 
 async def test_many_async_streams_at_once(gateway: GatewayProcess) -> None:

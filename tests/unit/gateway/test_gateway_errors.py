@@ -228,5 +228,16 @@ def test_triton_away_and_back(gateway: GatewayProcess, triton: FakeTriton) -> No
 
 def test_model_not_loaded(gateway: GatewayProcess, triton: FakeTriton) -> None:
     triton.ready = False
-    assert httpx.get(f"{gateway.url}/health/ready").status_code == 503
-    triton.script = say("x")
+    # As Triton 2.51 answers for a model that is being loaded or was unloaded.
+    gone = "Request for unknown model: 'lab-engine' has no available versions"
+    triton.script = lambda _: iter([Fail(grpc.StatusCode.INTERNAL, gone)])
+    ready = httpx.get(f"{gateway.url}/health/ready")
+    assert (ready.status_code, error_of(ready)["message"]) == (503, "Not ready: lab.")
+    for stream in (False, True):
+        response = post(gateway, {**CHAT, "stream": stream})
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert error_of(response)["type"] == "server_error"
+    triton.ready = True
+    triton.script = say("back")
+    assert httpx.get(f"{gateway.url}/health/ready").status_code == 200
+    assert post(gateway, CHAT).json()["choices"][0]["message"]["content"] == "back"

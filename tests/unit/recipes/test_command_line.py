@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,15 +58,29 @@ def test_two_faults_come_together(tmp_path: Path) -> None:
     assert "data.validation_share" in done.stderr
 
 
-def test_validate_counts_every_preset() -> None:
-    from recipes import validate
+def test_validate_checks_every_preset_on_disk() -> None:
+    from recipes import app, validate
 
     checks = validate.check_all()
-    groups = {name: validate.groups(name) for name in validate.recipes()}
-    assert set(groups) == set(RECIPES)
-    assert len(checks) == len(groups) + sum(len(choices) for found in groups.values() for choices in found.values())
-    assert len(checks) >= 70
+    assert {check.recipe for check in checks if not check.overrides} == set(RECIPES)
+    on_disk = {f"{path.parent.name}={path.stem}" for path in app.CONF.glob("*/*.yaml")}
+    assert {override for check in checks for override in check.overrides} == on_disk
     assert [check for check in checks if check.fault] == []
+
+
+def test_validate_names_a_preset_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipes import app, composing, validate
+
+    conf = tmp_path / "conf"
+    shutil.copytree(app.CONF, conf)
+    (conf / "trainer" / "odd.yaml").write_text("lr: -1\n")
+    (conf / "gate" / "odd.yaml").write_text("mn: {exact_match: 0.5}\n")
+    for module in (app, composing):
+        monkeypatch.setattr(module, "CONF", conf)
+    faults = {(check.recipe, *check.overrides): check.fault for check in validate.check_all() if check.fault}
+    assert set(faults) == {("train", "trainer=odd"), ("lifecycle", "gate=odd")}
+    assert "trainer.lr" in faults["train", "trainer=odd"]
+    assert "gate.mn" in faults["lifecycle", "gate=odd"]
 
 
 def test_every_gate_can_decide_with_every_suite() -> None:

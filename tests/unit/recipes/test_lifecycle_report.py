@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from recipes import app, lifecycle, lifecycle_report, results
 from recipes.lifecycle_run import Run, Stage
 from tests.unit.evaluation.helpers import TOOL
-from throughline.artifacts import Artifact, ArtifactStore
+from throughline.artifacts import Artifact, ArtifactStore, Promotions, promoted_lines
 from throughline.contracts.evaluation import Answer, Question, SuiteSpec
 from throughline.contracts.report import Judged
 from throughline.evaluation.gate import choose, decide
@@ -107,7 +108,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     found.adapter = make(store, "adapter", "lora", {"training.json": json.dumps(curve)}, {})
     for name, (right, shifted, mebibytes, _) in ENGINES.items():
         found.engines[name] = make(store, "engine", name, {"e": name}, {"weight_bytes": mebibytes * 2**20})
-        with store.stage("evaluation", name, config={"name": name}, code_version="1") as stage:
+        inputs = {"dataset": found.dataset}
+        with store.stage("evaluation", name, inputs=inputs, config={"name": name}, code_version="1") as stage:
             for asked, count in (("acceptance", right), ("shifted", shifted)):
                 given = answers(sets[asked], count, name)
                 evaluation = score(name, sets[asked], given, SuiteSpec(), seconds=9.0)
@@ -208,3 +210,52 @@ def test_without_a_promoted_engine_it_says_that_nothing_was_deployed(run: Run, t
     assert values["report"]["verdict"] == "No engine passes the gate; nothing was deployed"
     assert values["serving"] == {}
     assert "Serving" not in [section.title for section in lifecycle_report.build(run).sections]
+
+
+@pytest.fixture
+def line(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The line with the made-up run's engines; returns what is deployed and measured."""
+    made: list[str] = []
+
+    def stage(name: str) -> Any:
+        def make_stage(config: Any, *_: Any) -> Artifact:
+            made.append(f"{name} {config.target[:12]}")
+            return make(run.config.store(), "deployment", name, {"x": name}, {})
+
+        return make_stage
+
+    monkeypatch.setattr(lifecycle, "make_quality", lambda config, table: replace(run, config=config, serving=None))
+    monkeypatch.setattr(lifecycle.compare, "make", lambda config: run.comparison)
+    monkeypatch.setattr(lifecycle.deploy, "make_checked", stage("deploy"))
+    monkeypatch.setattr(lifecycle.bench, "make", stage("bench"))
+    return made
+
+
+def config_with(run: Run, **policy: Any) -> lifecycle.Config:
+    gate = run.config.gate.model_copy(update={"max": {}, "default_max_drop": 1.0, "max_drop": {}, **policy})
+    return run.config.model_copy(update={"gate": gate})
+
+
+def test_what_the_gate_refuses_is_not_deployed(run: Run, line: list[str]) -> None:
+    config = config_with(run, min={"triage_exact_match": 0.999})
+    done = lifecycle.make(config, StageTable({}))
+    assert done.decision["promoted"] is None and done.decision["promoted_digest"] is None
+    assert {verdict["decision"] for verdict in done.decision["verdicts"].values()} == {"NO_GO"}
+    assert line == []
+    assert promoted_lines(config.store()) == []
+    # Told to, it serves the best one all the same, and still nothing is promoted.
+    forced = lifecycle.make(config.model_copy(update={"allow_unpromoted": True}), StageTable({}))
+    candidate = forced.decision["candidate_digest"][:12]
+    assert line == [f"deploy {candidate}", f"bench {candidate}"]
+    assert promoted_lines(config.store()) == []
+
+
+def test_what_the_gate_lets_pass_is_promoted_and_deployed(run: Run, line: list[str]) -> None:
+    config = config_with(run, min={"triage_exact_match": 0.5})
+    done = lifecycle.make(config, StageTable({}))
+    # int4_rtn is the fastest of four that pass; its lead over int4 is well beyond the rounds' spread of nothing.
+    assert done.decision["promoted"] == "int4_rtn"
+    digest = run.engines["int4_rtn"].digest
+    (promoted,) = promoted_lines(config.store())
+    assert Promotions(config.store(), promoted).current.engine == digest
+    assert line == [f"deploy {digest[:12]}", f"bench {digest[:12]}"]
