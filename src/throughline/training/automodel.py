@@ -25,6 +25,9 @@ Probe = Callable[[Any], dict[str, float]]
 
 # Packs differ in their cost a token: short ones are slower. A handful is 1 or 2 % of a laptop's run.
 _TIMED_PACKS = 4
+# What a whole run takes over its passes alone: optimiser, checkpoints, validation, and steps that get slower
+# (docs/log.md). Three runs of 430 steps took 1.22, 1.26 and 1.28 times what the timed passes said.
+_WHOLE_RUN = 1.25
 
 
 @dataclass
@@ -153,7 +156,7 @@ def _recipe_class(on_step: OnStep, probe: Probe | None, log_path: Path | None, a
             for optimizer in self.optimizer:
                 optimizer.zero_grad()
             left = sum(int(dataset[index]["input_ids"].numel()) for index in range(done, len(dataset)))
-            return seconds / tokens * left
+            return _WHOLE_RUN * seconds / tokens * left
 
         def _make_progress_bar(self, total: int | None = None, initial: int = 0) -> None:
             return None
