@@ -7,9 +7,7 @@ torchrun --nproc-per-node 2 -m recipes.train trainer.global_batch_size=8
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from recipes import app, convert, references
 from throughline.artifacts import Artifact, ArtifactStore, code_version
@@ -58,6 +56,7 @@ def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: 
     with stage as run:
         if run.cached:
             return run.cached
+        from throughline.evaluation.probe import make_probe
         from throughline.reporting import format as fmt
         from throughline.reporting.progress import Progress
         from throughline.training.sft import fit_lora, schedule
@@ -87,7 +86,9 @@ def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: 
                 tracking=config.tracking,
                 on_step=show,
                 on_estimate=estimated,
-                probe=task_probe(dataset.path, base.path, trainer),
+                probe=make_probe(
+                    dataset.path / "probe.jsonl", base.path, trainer.probe_size, trainer.probe_max_new_tokens
+                ),
                 tracking_dir=store.home / "tracking",
             )
         return run.commit(
@@ -119,16 +120,6 @@ def make_checkpoint(config: Config, store: ArtifactStore, adapter: Artifact, bas
 
         difference = merge(base.path, adapter.path, run.directory, dtype=config.merge_dtype)
         return run.commit(metrics={"relative_logit_difference": difference})
-
-
-def task_probe(dataset: Path, base: Path, trainer: TrainerSpec) -> Callable[[Any], dict[str, float]] | None:
-    """Returns the task metric of validations; None without development questions."""
-    from throughline.evaluation.probe import make_probe
-
-    path = dataset / "probe.jsonl"
-    if not trainer.probe_size or not path.is_file():
-        return None
-    return make_probe(path, base, trainer.probe_size, trainer.probe_max_new_tokens)
 
 
 @app.recipe(Config, nemo=True)

@@ -33,13 +33,13 @@ _SHARED = 32
 
 def make_probe(
     questions_path: Path, tokenizer_folder: Path, size: int, max_new_tokens: int, batch_size: int = 32
-) -> Callable[[Any], dict[str, float]]:
-    """Returns the probe: model → `probe/<metric>`, on the same questions at every call.
+) -> Callable[[Any], dict[str, float]] | None:
+    """Returns the probe: model → `probe/<metric>`, on the same questions at every call; None without any.
 
     Args:
-        questions_path: Rendered development questions; never the acceptance set.
+        questions_path: Rendered development questions, which need not be there; never the acceptance set.
         tokenizer_folder: Folder with `tokenizer.json`, `config.json` and perhaps `generation_config.json`.
-        size: Most questions, spread evenly over strata and labels.
+        size: Most questions, spread evenly over strata and labels; 0 for none.
         max_new_tokens: Length limit of an answer, which bounds a probe to `size · max_new_tokens` tokens.
         batch_size: Questions in one forward pass.
 
@@ -48,6 +48,8 @@ def make_probe(
     """
     from tokenizers import Tokenizer
 
+    if not size or not questions_path.is_file():
+        return None
     questions = _spread(load_questions(questions_path), size)
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     ends = _ends(tokenizer_folder)

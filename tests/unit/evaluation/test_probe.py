@@ -91,7 +91,10 @@ def test_a_probe_scores_the_same_questions_at_every_call(model: Any, tiny_checkp
     ]
     path = tmp_path / "probe.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert make_probe(path, tiny_checkpoint, size=0, max_new_tokens=3) is None
+    assert make_probe(path.with_name("none.jsonl"), tiny_checkpoint, size=4, max_new_tokens=3) is None
     probe = make_probe(path, tiny_checkpoint, size=4, max_new_tokens=3)
+    assert probe is not None
     seen: list[int] = []
     hook = model.model.embed_tokens.register_forward_hook(lambda _m, args, _out: seen.append(len(args[0])))
     try:
