@@ -26,6 +26,7 @@ from throughline.lab.records import HELD_OUT
 
 # What a preset leaves open for the user, so that it can be checked all the same.
 FILL_INS = {
+    "plan": ["config=/models/example/config.json"],
     "model=gguf": ["model.path=/models/example.gguf"],
     "model=hf": ["model.path=/models/example"],
     "data=files": ["data.source=/data/example.jsonl"],
@@ -62,7 +63,7 @@ def groups(recipe: str) -> dict[str, list[str]]:
 
 def check(recipe: str, overrides: tuple[str, ...]) -> Check:
     """Composes and validates one combination."""
-    extra = tuple(itertools.chain.from_iterable(FILL_INS.get(override, []) for override in overrides))
+    extra = tuple(itertools.chain.from_iterable(FILL_INS.get(name, []) for name in (recipe, *overrides)))
     module = importlib.import_module(f"recipes.{recipe}")
     try:
         app.to_schema(app.compose(recipe, [*overrides, *extra]), module.Config)

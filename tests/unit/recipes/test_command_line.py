@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-RECIPES = ("convert", "data", "train", "evaluate", "build", "deploy", "serve", "chat", "bench", "compare", "lifecycle")
+RECIPES = (
+    "convert",
+    "data",
+    "train",
+    "evaluate",
+    "build",
+    "deploy",
+    "serve",
+    "chat",
+    "bench",
+    "compare",
+    "plan",
+    "lifecycle",
+)
 
 
 def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,98 @@
+"""What a plan is asked about: a GPU, a workload, the limits of an engine."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from throughline.contracts.config import StrictModel
+
+PlannedPrecision = Literal["bf16", "fp8", "int8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4"]
+PlannedKvDtype = Literal["auto", "bf16", "fp8", "int8", "nvfp4"]
+
+
+class GpuSpec(StrictModel):
+    """One GPU as its maker describes it; rates without sparsity.
+
+    Attributes:
+        name: Marketing name.
+        compute_capability: E.g. 9.0.
+        memory_bytes: Memory of the board as the driver gives it in total.
+        bandwidth: Bytes per second between memory and chip.
+        bf16_flops: Dense tensor operations per second in bfloat16.
+        int8_ops: The same in INT8; 0 where there is none.
+        fp8_flops: The same in FP8; 0 where there is none.
+        fp4_flops: The same in FP4; 0 where there is none.
+        other_bytes: What context, libraries, communication buffers and CUDA graphs take.
+        source: Where the figures come from.
+    """
+
+    name: str
+    compute_capability: float
+    memory_bytes: float = Field(gt=0)
+    bandwidth: float = Field(gt=0)
+    bf16_flops: float = Field(gt=0)
+    int8_ops: float = 0.0
+    fp8_flops: float = 0.0
+    fp4_flops: float = 0.0
+    other_bytes: float = 3.5e9
+    source: str
+
+
+class WorkloadSpec(StrictModel):
+    """Lengths of requests in tokens, and how many are wanted at a time.
+
+    Attributes:
+        input_tokens: Mean length of a prompt.
+        output_tokens: Mean length of an answer.
+        longest_input_tokens: Longest prompt that must be served.
+        longest_output_tokens: Longest answer.
+        concurrency: Requests in flight that the plan is made for; 0 for as many as fit.
+        lora_adapters: Adapters that stay loaded.
+        lora_rank: Their rank.
+    """
+
+    input_tokens: int = Field(ge=1)
+    output_tokens: int = Field(ge=1)
+    longest_input_tokens: int = Field(ge=1)
+    longest_output_tokens: int = Field(ge=1)
+    concurrency: int = Field(default=0, ge=0)
+    lora_adapters: int = Field(default=0, ge=0)
+    lora_rank: int = Field(default=16, ge=1)
+
+    @model_validator(mode="after")
+    def _longest_is_longest(self) -> Self:
+        if self.longest_input_tokens < self.input_tokens or self.longest_output_tokens < self.output_tokens:
+            raise ValueError("the longest request is shorter than the mean one")
+        return self
+
+
+class PlanSpec(StrictModel):
+    """The engine to plan, in TensorRT-LLM's names.
+
+    Attributes:
+        precision: Weight precision.
+        kv_cache_dtype: Type of the KV cache; `auto` is FP8 beside FP8, W4A8 and NVFP4 weights, else bfloat16.
+        tp_size: GPUs that share every layer.
+        pp_size: GPUs that share the layers out.
+        max_batch_size: Sequences in one iteration.
+        max_num_tokens: Packed tokens in one iteration.
+        tokens_per_block: Tokens in one KV block.
+        free_gpu_memory_fraction: Share of what is left that the KV cache takes (TensorRT-LLM's default).
+        compute_efficiency: Share of the peak that matrix products reach.
+        bandwidth_efficiency: Share of the bandwidth that decoding reaches.
+        host_seconds: Time of the host in each iteration for each running sequence: scheduling, sampling, copies.
+    """
+
+    precision: PlannedPrecision = "bf16"
+    kv_cache_dtype: PlannedKvDtype = "auto"
+    tp_size: int = Field(default=1, ge=1)
+    pp_size: int = Field(default=1, ge=1)
+    max_batch_size: int = Field(default=2048, ge=1)
+    max_num_tokens: int = Field(default=8192, ge=1)
+    tokens_per_block: int = Field(default=32, ge=1)
+    free_gpu_memory_fraction: float = Field(default=0.9, gt=0, le=1)
+    compute_efficiency: float = Field(default=0.55, gt=0, le=1)
+    bandwidth_efficiency: float = Field(default=0.85, gt=0, le=1)
+    host_seconds: float = Field(default=1.2e-5, ge=0)

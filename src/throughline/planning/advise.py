@@ -1,0 +1,131 @@
+"""What to choose: a precision for the load, limits for the engine, and changes that make one fit that does not."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from throughline.contracts.planning import GpuSpec, PlannedPrecision, PlanSpec, WorkloadSpec
+from throughline.planning.memory import Memory, kv_dtype, memory
+from throughline.planning.roofline import Estimate, estimate, peak
+from throughline.planning.shape import ModelShape
+
+# Compute capability from which on TensorRT-LLM has kernels for it (ModelOpt's and TensorRT-LLM's hardware tables).
+LEAST_CAPABILITY: Mapping[PlannedPrecision, float] = {
+    "bf16": 8.0,
+    "fp8": 8.9,
+    "int8": 8.0,
+    "int8_sq": 8.0,
+    "int4_awq": 8.0,
+    "w4a8_awq": 8.9,
+    "nvfp4": 10.0,
+}
+_FP8_KV_CAPABILITY = 8.9
+_LEAST_TOKENS = 1024
+_MOST_GPUS = 8
+# How many changes of settings are tried together before GPUs are added.
+_TOGETHER = 3
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of the plan that makes it fit: what to set, and what it costs."""
+
+    settings: dict[str, Any]
+    cost: str
+
+
+@dataclass(frozen=True)
+class Option:
+    """One precision on one GPU."""
+
+    precision: PlannedPrecision
+    memory: Memory
+    estimate: Estimate | None
+
+
+def supported(gpu: GpuSpec) -> list[PlannedPrecision]:
+    """Returns the precisions that a GPU computes in."""
+    return [name for name, least in LEAST_CAPABILITY.items() if gpu.compute_capability >= least and peak(gpu, name) > 0]
+
+
+def fits(found: Memory, plan: PlanSpec, workload: WorkloadSpec) -> bool:
+    """Returns whether the longest request fits, and the wanted number of mean ones."""
+    longest = workload.longest_input_tokens + workload.longest_output_tokens
+    mean = math.ceil((workload.input_tokens + workload.output_tokens) / plan.tokens_per_block) * plan.tokens_per_block
+    wanted = max(longest, mean * max(1, workload.concurrency))
+    return found.free >= 0 and found.kv_capacity >= wanted and workload.concurrency <= plan.max_batch_size
+
+
+def options(shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: WorkloadSpec) -> list[Option]:
+    """Returns every precision that the GPU has, the one planned first."""
+    names = sorted(supported(gpu), key=lambda name: name != plan.precision)
+    found = []
+    for name in names:
+        each = plan.model_copy(update={"precision": name})
+        taken = memory(shape, gpu, each, workload)
+        speed = estimate(shape, gpu, each, workload, taken, workload.concurrency)
+        found.append(Option(name, taken, speed if fits(taken, each, workload) else None))
+    return found
+
+
+def recommended(found: list[Option], plan: PlanSpec, workload: WorkloadSpec) -> dict[str, Any] | None:
+    """Returns limits and the fastest precision of those that fit, None if none does."""
+    able = [option for option in found if option.estimate is not None]
+    if not able:
+        return None
+    best = max(able, key=lambda option: option.estimate.tokens_per_second if option.estimate else 0.0)
+    users = best.estimate.concurrency if best.estimate else 1
+    longest = workload.longest_input_tokens + workload.longest_output_tokens
+    batch = min(plan.max_batch_size, 2 ** math.ceil(math.log2(max(1, users))))
+    return {
+        "precision": best.precision,
+        "max_batch_size": batch,
+        # A chunk of prompt beside a token of every running sequence.
+        "max_num_tokens": max(_LEAST_TOKENS, min(plan.max_num_tokens, 2 ** math.ceil(math.log2(batch + longest)))),
+        "max_seq_len": math.ceil(longest / plan.tokens_per_block) * plan.tokens_per_block,
+    }
+
+
+def changes(shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: WorkloadSpec, count: int = 3) -> list[Change]:
+    """Returns the cheapest changes that make a plan fit: fewer of them first, then in the order of what they cost."""
+    single = list(_single(gpu, plan, workload))
+    found: list[Change] = []
+    for size in range(1, _TOGETHER + 1):
+        for chosen in itertools.combinations(single, size):
+            settings: dict[str, Any] = {}
+            for change in chosen:
+                settings |= change.settings
+            if len(settings) < size or any(set(other.settings.items()) <= set(settings.items()) for other in found):
+                continue
+            changed = plan.model_copy(update=settings)
+            if fits(memory(shape, gpu, changed, workload), changed, workload):
+                found.append(Change(settings, "; ".join(change.cost for change in chosen)))
+            if len(found) == count:
+                return found
+    return found
+
+
+def _single(gpu: GpuSpec, plan: PlanSpec, workload: WorkloadSpec) -> Iterator[Change]:
+    if plan.max_num_tokens > _LEAST_TOKENS:
+        yield Change({"max_num_tokens": _LEAST_TOKENS}, "prompts are read in more chunks")
+    least = max(8, workload.concurrency)
+    if plan.max_batch_size > least:
+        yield Change({"max_batch_size": least}, "no more sequences at a time")
+    if kv_dtype(plan) == "bf16" and gpu.compute_capability >= _FP8_KV_CAPABILITY:
+        yield Change({"kv_cache_dtype": "fp8"}, "keys and values in 8 bits: measure quality")
+    for name, cost in (
+        ("fp8", "weights in 8 bits: measure quality"),
+        ("int8", "weights in 8 bits: measure quality"),
+        ("int4_awq", "weights in 4 bits: measure quality, slower at large batches"),
+        ("nvfp4", "weights in 4 bits: measure quality"),
+    ):
+        if name in supported(gpu) and name != plan.precision:
+            yield Change({"precision": name}, cost)
+    size = plan.tp_size * 2
+    while size <= _MOST_GPUS:
+        yield Change({"tp_size": size}, f"{size} GPUs")
+        size *= 2

@@ -1,0 +1,118 @@
+"""The sizes of a dense decoder, from `config.json` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from throughline.contracts.checkpoint import FAMILIES
+from throughline.contracts.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a Llama, Mistral, Qwen2 or Qwen3 decoder; counts are of parameters.
+
+    Attributes:
+        family: `model_type`.
+        layers: Decoder layers.
+        hidden: Size of the residual stream.
+        intermediate: Size of the gated MLP.
+        heads: Query heads.
+        kv_heads: Key and value heads.
+        head_dim: Size of a head.
+        vocab: Rows of the embedding.
+        tied: Whether the output head is the embedding.
+        positions: Longest sequence that the model was made for.
+    """
+
+    family: str
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool
+    positions: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], *, where: str) -> Self:
+        """Reads a parsed `config.json`.
+
+        Raises:
+            CheckpointError: Naming the key that is missing or of a family that we do not plan for.
+        """
+        family = str(config.get("model_type"))
+        if family not in FAMILIES:
+            raise CheckpointError(
+                "model family cannot be planned",
+                where=f"{where}:model_type",
+                seen=repr(config.get("model_type")),
+                fix=f"use one of {', '.join(FAMILIES)}",
+            )
+
+        def number(name: str) -> int:
+            value = config.get(name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise CheckpointError(
+                    "model config lacks a size", where=f"{where}:{name}", seen=repr(value), fix="give the whole file"
+                )
+            return value
+
+        heads, hidden = number("num_attention_heads"), number("hidden_size")
+        # transformers' defaults: Qwen3 writes head_dim out, the others divide.
+        head_dim = int(config.get("head_dim") or (128 if family == "qwen3" else hidden // heads))
+        return cls(
+            family=family,
+            layers=number("num_hidden_layers"),
+            hidden=hidden,
+            intermediate=number("intermediate_size"),
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=head_dim,
+            vocab=number("vocab_size"),
+            tied=bool(config.get("tie_word_embeddings", False)),
+            positions=number("max_position_embeddings"),
+        )
+
+    @property
+    def attention_linear(self) -> int:
+        """Weights of the projections of one layer: queries, keys, values, output."""
+        return self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+
+    @property
+    def mlp_linear(self) -> int:
+        """Weights of the gate, up and down projections of one layer."""
+        return 3 * self.hidden * self.intermediate
+
+    @property
+    def linear(self) -> int:
+        """Weights of all linear layers but the output head: what quantisation compresses and a token passes through."""
+        return self.layers * (self.attention_linear + self.mlp_linear)
+
+    @property
+    def linear_rows(self) -> int:
+        """Output channels of those layers: one scale each, where scales are by channel."""
+        per_layer = self.head_dim * (self.heads + 2 * self.kv_heads) + self.hidden + 2 * self.intermediate + self.hidden
+        return self.layers * per_layer
+
+    @property
+    def embedding(self) -> int:
+        """Weights of the embedding, and of the output head if it is one of its own."""
+        return self.vocab * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def small(self) -> int:
+        """Norms and biases, which stay as they are in every precision."""
+        norms = (2 * self.layers + 1) * self.hidden
+        biases = self.layers * self.head_dim * (self.heads + 2 * self.kv_heads) if self.family == "qwen2" else 0
+        head_norms = self.layers * 2 * self.head_dim if self.family == "qwen3" else 0
+        return norms + biases + head_norms
+
+    @property
+    def parameters(self) -> int:
+        """All of them; a tied head counts once."""
+        return self.linear + self.embedding + self.small
