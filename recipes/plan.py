@@ -19,8 +19,8 @@ from recipes import app
 from throughline.contracts.config import StrictModel
 from throughline.contracts.errors import CheckpointError, EngineError
 from throughline.contracts.planning import GpuSpec, PlanSpec, WorkloadSpec
-from throughline.contracts.report import Column, Table
-from throughline.planning.advise import Option, changes, fits, options, recommended
+from throughline.contracts.report import Column, Plot, Report, Section, Series, Table
+from throughline.planning.advise import Option, changes, first_limit, fits, options, recommended
 from throughline.planning.memory import Memory, kv_dtype, memory, sequences
 from throughline.planning.shape import ModelShape
 
@@ -52,6 +52,7 @@ class Plan(StrictModel):
     total_bytes: int
     gpu_bytes: int
     max_concurrent_sequences: int
+    first_limit: str
     estimate: dict[str, Any] | None
     recommended: dict[str, Any] | None
     precisions: dict[str, dict[str, Any]]
@@ -109,6 +110,7 @@ def make(config: Config) -> Plan:
         total_bytes=round(found.total),
         gpu_bytes=round(config.gpu.memory_bytes),
         max_concurrent_sequences=sequences(found, config.plan, config.workload),
+        first_limit=first_limit(found, config.plan, config.workload, shape.positions),
         estimate=asdict(own.estimate) if own.estimate else None,
         recommended=recommended(every, config.plan, config.workload),
         precisions={option.precision: _option(option) for option in every},
@@ -184,8 +186,11 @@ def main(config: Config) -> None:
         sys.stdout.write(plan.model_dump_json(indent=1) + "\n")
     else:
         found = memory(read_shape(config.config), config.gpu, config.plan, config.workload)
-        for table in _tables(config, plan, found):
+        tables = _tables(config, plan, found)
+        for table in tables:
             print_table(table)
+        app.echo(f"first    {plan.first_limit}")
+        app.echo(f"page     {_write_page(config, plan, found, tables)}")
         if plan.recommended:
             app.echo("take     " + "  ".join(f"{key}={value}" for key, value in plan.recommended.items()))
     if not plan.fits:
@@ -201,6 +206,45 @@ def main(config: Config) -> None:
         )
     if config.format == "table":
         app.echo("next     python -m recipes.build")
+
+
+def _write_page(config: Config, plan: Plan, found: Memory, tables: list[Table]) -> Path:
+    from throughline.reporting import format as fmt
+    from throughline.reporting.html import write_report
+
+    precision = config.plan.precision
+    fit = f"{plan.max_concurrent_sequences:,} requests of the workload fit" if plan.fits else "does not fit"
+    report = Report(
+        title=f"Plan: {config.config} on {config.gpu.name}",
+        verdict=f"{precision} {'fits' if plan.fits else 'does not fit'}: {fit}, {fmt.bytes_(found.weights)} of weights",
+        verdict_kind="good" if plan.fits else "bad",
+        summary=[f"first limit: {plan.first_limit}", f"GPU figures: {config.gpu.source}"],
+        sections=[
+            Section("Memory", "", [tables[0]], [_memory_plot(config, found)]),
+            Section("Speed", "", [tables[1]]),
+        ],
+        environment={"GPU": config.gpu.name, "precision": precision, "tensor parallel": str(config.plan.tp_size)},
+        command=f"python -m recipes.plan config={config.config} plan.precision={precision}",
+    )
+    name = f"{config.config.resolve().parent.name if config.config.is_file() else config.config.name}-{precision}"
+    return write_report(report, config.store().home / "plans" / name)[0]
+
+
+def _memory_plot(config: Config, found: Memory) -> Plot:
+    """Bytes against requests in flight: each line stands on the one below it, the KV cache at three context lengths."""
+    most = max(2 * sequences(found, config.plan, config.workload), 16)
+    users = sorted({round(most * share / 16) for share in range(17)})
+    mean = config.workload.input_tokens + config.workload.output_tokens
+
+    def flat(name: str, size: float) -> Series:
+        return Series(name, [float(count) for count in users], [size / 2**30 for _ in users])
+
+    series = [flat("weights", found.weights), flat("+ activations, logits, other", found.fixed)]
+    for tokens in (mean // 2, mean, 2 * mean):
+        cached = [(found.fixed + count * tokens * found.kv_per_token) / 2**30 for count in users]
+        series.append(Series(f"+ KV of {tokens:,} tokens", [float(count) for count in users], cached))
+    series.append(flat("GPU", config.gpu.memory_bytes))
+    return Plot("Memory on each GPU", "requests in flight", "GiB", series)
 
 
 def _arithmetic(plan: Plan) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from throughline.contracts.planning import GpuSpec, PlannedPrecision, PlanSpec, WorkloadSpec
-from throughline.planning.memory import Memory, kv_dtype, memory
+from throughline.planning.memory import Memory, kv_dtype, memory, sequences
 from throughline.planning.roofline import Estimate, estimate, peak
 from throughline.planning.shape import ModelShape
 
@@ -70,6 +70,21 @@ def options(shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: WorkloadS
         speed = estimate(shape, gpu, each, workload, taken, workload.concurrency)
         found.append(Option(name, taken, speed if fits(taken, each, workload) else None))
     return found
+
+
+def first_limit(found: Memory, plan: PlanSpec, workload: WorkloadSpec, positions: int) -> str:
+    """Returns what gives out first as requests or their context grow, in words."""
+    fit = sequences(found, plan, workload)
+    longest = workload.longest_input_tokens + workload.longest_output_tokens
+    if found.kv_capacity < longest:
+        return f"one request of {longest:,} tokens: the KV cache holds {found.kv_capacity:,}"
+    if longest > positions:
+        return f"context: the longest request has {longest:,} tokens, the model was made for {positions:,}"
+    mean = workload.input_tokens + workload.output_tokens
+    if fit >= plan.max_batch_size:
+        grown = found.kv_capacity // plan.max_batch_size
+        return f"max_batch_size={plan.max_batch_size} requests; the KV cache holds as many of {grown:,} tokens each"
+    return f"the KV cache, at {fit:,} requests of {mean:,} tokens, or {fit // 2:,} of twice as many"
 
 
 def recommended(found: list[Option], plan: PlanSpec, workload: WorkloadSpec) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from recipes import app, plan
 from throughline.contracts.config import parse
 from throughline.contracts.errors import CheckpointError, ConfigError, EngineError
 from throughline.contracts.planning import GpuSpec, PlanSpec, WorkloadSpec
-from throughline.planning.advise import changes, fits, options, supported
+from throughline.planning.advise import changes, first_limit, fits, options, supported
 from throughline.planning.memory import kv_bytes_per_token, memory, sequences, weight_bytes
 from throughline.planning.roofline import estimate
 from throughline.planning.shape import ModelShape
@@ -192,6 +192,26 @@ def test_what_does_not_fit_comes_with_changes_that_do(tmp_path: Path) -> None:
             assert not fits(memory(shape(LLAMA_70B), board, fewer, workload), fewer, workload)
 
 
+@pytest.mark.parametrize(
+    ("config", "board", "requests", "limit"),
+    [
+        (LLAMA_70B, "h100-sxm", (500, 300), "one request of 800 tokens: the KV cache holds 0"),
+        (
+            SMOLLM2 | {"max_position_embeddings": 8192},
+            "h100-sxm",
+            (9000, 300),
+            "context: the longest request has 9,300",
+        ),
+        (SMOLLM2, "h200", (100, 20), "max_batch_size=2048 requests"),
+        (LLAMA_8B, "l4", (500, 300), "the KV cache, at "),
+    ],
+)
+def test_what_gives_out_first(config: dict[str, Any], board: str, requests: tuple[int, int], limit: str) -> None:
+    spec, workload = PlanSpec(), load(*requests)
+    found = memory(shape(config), gpu(board), spec, workload)
+    assert first_limit(found, spec, workload, shape(config).positions).startswith(limit)
+
+
 def test_a_gpu_offers_what_it_computes_in() -> None:
     assert set(supported(gpu("a100-80g"))) == {"bf16", "int8", "int8_sq", "int4_awq"}
     assert "fp8" in supported(gpu("l4")) and "nvfp4" not in supported(gpu("h200"))
@@ -229,7 +249,8 @@ def test_other_bad_input(tmp_path: Path) -> None:
 
 
 def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "recipes.plan", f"config={tmp_path}/config.json", *arguments]
+    command = [sys.executable, "-m", "recipes.plan", f"config={tmp_path}/config.json", f"paths.home={tmp_path}/home"]
+    command += arguments
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -247,6 +268,8 @@ def test_the_command_prints_json_and_says_why_it_does_not_fit(tmp_path: Path) ->
     shown = run(tmp_path).stdout
     assert "tokens of 128 KiB" in shown and "8,030,261,248 parameters" in shown
     assert "take     precision=fp8" in shown
+    page = Path(next(line for line in shown.splitlines() if line.startswith("page ")).split()[-1])
+    assert page.is_relative_to(tmp_path) and "<svg" in page.read_text() and "Memory on each GPU" in page.read_text()
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_70B))
     done = run(tmp_path, "gpu=l4")
     assert done.returncode == 2
