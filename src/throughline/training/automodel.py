@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from throughline.contracts.errors import InternalError, MissingDependencyError
 from throughline.training.shim import cpu_shim
@@ -102,6 +102,8 @@ def run_recipe(
 
         run = recipe(ConfigNode(config))
         run.setup()
+        if log_path is not None:
+            run.log = stack.enter_context(log_path.open("a", encoding="utf-8"))
         if on_estimate is not None:
             on_estimate(run.estimate())
         run.run_train_validation_loop()
@@ -137,7 +139,7 @@ def _recipe_class(on_step: OnStep, probe: Probe | None, log_path: Path | None, a
         def setup(self) -> None:
             super().setup()
             self.curves = _read_log(log_path, self.step_scheduler.step)
-            self._log = log_path.open("a", encoding="utf-8") if log_path is not None else None
+            self.log: TextIO | None = None
 
         def estimate(self) -> float:
             """Times forward and backward of a few packs to come, after one to warm up; weights stay as they are."""
@@ -194,9 +196,9 @@ def _recipe_class(on_step: OnStep, probe: Probe | None, log_path: Path | None, a
 
         def _keep(self, curve: str, row: dict[str, float]) -> None:
             getattr(self.curves, curve).append(row)
-            if self._log is not None:
-                self._log.write(json.dumps({"curve": curve, **row}) + "\n")
-                self._log.flush()
+            if self.log is not None:
+                self.log.write(json.dumps({"curve": curve, **row}) + "\n")
+                self.log.flush()
 
     return Recipe
 
