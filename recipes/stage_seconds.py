@@ -15,13 +15,13 @@ REFERENCE_GFLOPS = 240.0
 REFERENCE = {
     "convert": 5.0,
     "data": 6.0,
-    "train": 700.0,
-    "build": 67.0,
-    "evaluate": 241.0,
-    "compare": 36.0,
+    "train": 665.0,
+    "build": 70.0,
+    "evaluate": 255.0,
+    "compare": 71.0,
     "decide": 1.0,
     "deploy": 4.0,
-    "bench": 97.0,
+    "bench": 170.0,
 }
 # Of debug=fast.
 REFERENCE_FAST = {
