@@ -98,5 +98,5 @@ def _require_cpu(backend: str) -> None:
             "this version has no builder and no runtime for this back end",
             where="engine.backend",
             seen=backend,
-            fix="take the engine for processors: engine=cpu (in the lifecycle 'stages.build=[engine=cpu]')",
+            fix="take the engine for processors: engine=cpu, in the lifecycle \"stages.build=['engine=cpu']\"",
         )
