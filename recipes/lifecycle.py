@@ -190,7 +190,8 @@ def main(config: Config) -> None:
 
 def next_steps(config: Config, decision: Mapping[str, Any]) -> list[str]:
     """Returns the lines that say how to go on: serve, chat, and a request that works once it is served."""
-    own = [] if config.paths.home == app.PathsSpec().home else [f"paths.home={config.paths.home}"]
+    usual = app.PathsSpec()
+    own = [f"paths.{name}={path}" for name, path in dict(config.paths).items() if path != getattr(usual, name)]
     if decision["promoted"] is None:
         own.append(f"target={decision['candidate_digest'][:12]}")
     elif config.debug != "none":
