@@ -1,7 +1,8 @@
-"""Plans an engine before anything is built: bytes term by term, what fits, how fast it can be, what to choose.
+"""Plans an engine or a training before it starts: bytes term by term, what fits, how fast it can be, what to choose.
 
 python -m recipes.plan config=/models/Llama-3.1-8B/config.json gpu=h100-sxm plan.precision=fp8
 python -m recipes.plan config=/models/Qwen3-8B gpu=l4 workload=rag workload.concurrency=8 format=json
+python -m recipes.plan job=train config=/models/Llama-3.1-8B gpu=a100-80g training.method=full
 
 Reads a config.json and nothing else. Its figures have never been compared with a run on a GPU of ours; the throughput
 estimate is within 15 % of NVIDIA's table for Llama 3.1 8B in FP8 on H100 and H200.
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recipes import app
+from recipes.training_plan import plan_training, training_plot, training_tables
 from throughline.contracts.config import StrictModel
 from throughline.contracts.errors import CheckpointError, EngineError
-from throughline.contracts.planning import GpuSpec, PlanSpec, WorkloadSpec
+from throughline.contracts.planning import GpuSpec, PlanSpec, TrainingPlanSpec, WorkloadSpec
 from throughline.contracts.report import Column, Plot, Report, Section, Series, Table
 from throughline.planning.advise import Option, changes, first_limit, fits, options, recommended
 from throughline.planning.memory import Memory, kv_dtype, memory, sequences
@@ -31,7 +33,9 @@ class Config(app.RecipeConfig):
     config: Path
     gpu: GpuSpec
     workload: WorkloadSpec
+    job: Literal["serve", "train"] = "serve"
     plan: PlanSpec = PlanSpec()
+    training: TrainingPlanSpec = TrainingPlanSpec()
     format: Literal["table", "json"] = "table"
 
 
@@ -179,38 +183,79 @@ def _tables(config: Config, plan: Plan, found: Memory) -> list[Table]:
 @app.recipe(Config, capture=False)
 def main(config: Config) -> None:
     """Runs the recipe."""
-    from throughline.reporting.terminal import print_table
-
-    plan = make(config)
-    if config.format == "json":
-        sys.stdout.write(plan.model_dump_json(indent=1) + "\n")
+    if config.job == "train":
+        _training(config)
     else:
-        found = memory(read_shape(config.config), config.gpu, config.plan, config.workload)
-        tables = _tables(config, plan, found)
-        for table in tables:
-            print_table(table)
+        _serving(config)
+
+
+def _serving(config: Config) -> None:
+    plan = make(config)
+    found = memory(read_shape(config.config), config.gpu, config.plan, config.workload)
+    tables = _tables(config, plan, found)
+    if config.format == "table":
+        _print(tables)
         app.echo(f"first    {plan.first_limit}")
         app.echo(f"page     {_write_page(config, plan, found, tables)}")
         if plan.recommended:
             app.echo("take     " + "  ".join(f"{key}={value}" for key, value in plan.recommended.items()))
+    else:
+        sys.stdout.write(plan.model_dump_json(indent=1) + "\n")
     if not plan.fits:
-        raise EngineError(
-            "the engine does not fit",
-            where=f"{config.gpu.name}, {config.plan.tp_size * config.plan.pp_size} of them",
-            seen=_arithmetic(plan),
-            fix=" or ".join(
-                " ".join(f"plan.{key}={value}" for key, value in item["settings"].items()) + f" ({item['cost']})"
-                for item in plan.changes
-            )
-            or "take a larger GPU, or more than eight",
-        )
+        where = f"{config.gpu.name}, {config.plan.tp_size * config.plan.pp_size} of them"
+        raise _does_not_fit("engine", where, _arithmetic(plan), plan.changes, "plan")
     if config.format == "table":
         app.echo("next     python -m recipes.build")
 
 
+def _training(config: Config) -> None:
+    from throughline.reporting import format as fmt
+
+    shape = read_shape(config.config)
+    plan = plan_training(str(config.config), shape, config.gpu, config.training)
+    tables = training_tables(plan, config.training)
+    total = f"{fmt.bytes_(plan.total_bytes)} of {fmt.bytes_(plan.gpu_bytes)} {plan.most_is_needed}"
+    if config.format == "table":
+        _print(tables)
+        report = Report(
+            title=f"Training plan: {config.config} on {config.gpu.name}",
+            verdict=f"{config.training.method} {'fits' if plan.fits else 'does not fit'}: {total}",
+            verdict_kind="good" if plan.fits else "bad",
+            summary=[f"GPU figures: {config.gpu.source}"],
+            sections=[
+                Section("Memory", "", [tables[0]], [training_plot(shape, config.gpu, config.training)]),
+                Section("Sizes", "", [tables[1]]),
+            ],
+            environment={"GPU": config.gpu.name, "method": config.training.method},
+            command=f"python -m recipes.plan job=train config={config.config}",
+        )
+        app.echo(f"page     {_write(config, report, f'train-{config.training.method}')}")
+    else:
+        sys.stdout.write(plan.model_dump_json(indent=1) + "\n")
+    if not plan.fits:
+        raise _does_not_fit("training step", config.gpu.name, total, plan.changes, "training")
+    if config.format == "table":
+        app.echo("next     python -m recipes.train")
+
+
+def _print(tables: list[Table]) -> None:
+    from throughline.reporting.terminal import print_table
+
+    for table in tables:
+        print_table(table)
+
+
+def _does_not_fit(what: str, where: str, seen: str, found: list[dict[str, Any]], key: str) -> EngineError:
+    ways = []
+    for item in found:
+        settings = " ".join(f"{key}.{name}={value}" for name, value in item["settings"].items())
+        ways.append(f"{settings} ({item['cost']})")
+    fix = " or ".join(ways) or "take a larger GPU, or more than eight"
+    return EngineError(f"the {what} does not fit", where=where, seen=seen, fix=fix)
+
+
 def _write_page(config: Config, plan: Plan, found: Memory, tables: list[Table]) -> Path:
     from throughline.reporting import format as fmt
-    from throughline.reporting.html import write_report
 
     precision = config.plan.precision
     fit = f"{plan.max_concurrent_sequences:,} requests of the workload fit" if plan.fits else "does not fit"
@@ -220,14 +265,38 @@ def _write_page(config: Config, plan: Plan, found: Memory, tables: list[Table]) 
         verdict_kind="good" if plan.fits else "bad",
         summary=[f"first limit: {plan.first_limit}", f"GPU figures: {config.gpu.source}"],
         sections=[
-            Section("Memory", "", [tables[0]], [_memory_plot(config, found)]),
+            Section("Memory", "", [tables[0]], [_stack(config, found), _memory_plot(config, found)]),
             Section("Speed", "", [tables[1]]),
         ],
         environment={"GPU": config.gpu.name, "precision": precision, "tensor parallel": str(config.plan.tp_size)},
         command=f"python -m recipes.plan config={config.config} plan.precision={precision}",
     )
-    name = f"{config.config.resolve().parent.name if config.config.is_file() else config.config.name}-{precision}"
-    return write_report(report, config.store().home / "plans" / name)[0]
+    return _write(config, report, precision)
+
+
+def _write(config: Config, report: Report, name: str) -> Path:
+    from throughline.reporting.html import write_report
+
+    path = config.config.resolve()
+    model = path.parent.name if path.name == "config.json" else path.stem if path.is_file() else path.name
+    return write_report(report, config.store().home / "plans" / f"{model}-{name}")[0]
+
+
+def _stack(config: Config, found: Memory) -> Plot:
+    """Bytes against context × concurrency."""
+    most = max(2 * found.kv_capacity, 16)
+    tokens = [round(most * share / 32) for share in range(33)]
+    thousands = [count / 1000 for count in tokens]
+    parts = {
+        "weights": found.weights,
+        "activations, logits, adapters": found.activations + found.logits + found.lora,
+        "other": found.other,
+    }
+    series = [Series(name, thousands, [size / 2**30 for _ in tokens]) for name, size in parts.items()]
+    series.append(Series("KV cache", thousands, [count * found.kv_per_token / 2**30 for count in tokens]))
+    limit = config.gpu.memory_bytes / 2**30
+    label = "thousand tokens in flight: context × concurrency"
+    return Plot("What takes it", label, "GiB", series, kind="stack", limit=limit, limit_name=config.gpu.name)
 
 
 def _memory_plot(config: Config, found: Memory) -> Plot:
@@ -243,8 +312,8 @@ def _memory_plot(config: Config, found: Memory) -> Plot:
     for tokens in (mean // 2, mean, 2 * mean):
         cached = [(found.fixed + count * tokens * found.kv_per_token) / 2**30 for count in users]
         series.append(Series(f"+ KV of {tokens:,} tokens", [float(count) for count in users], cached))
-    series.append(flat("GPU", config.gpu.memory_bytes))
-    return Plot("Memory on each GPU", "requests in flight", "GiB", series)
+    limit, name = config.gpu.memory_bytes / 2**30, config.gpu.name
+    return Plot("Memory on each GPU", "requests in flight", "GiB", series, limit=limit, limit_name=name)
 
 
 def _arithmetic(plan: Plan) -> str:

@@ -96,3 +96,38 @@ class PlanSpec(StrictModel):
     compute_efficiency: float = Field(default=0.55, gt=0, le=1)
     bandwidth_efficiency: float = Field(default=0.85, gt=0, le=1)
     host_seconds: float = Field(default=1.2e-5, ge=0)
+
+
+class TrainingPlanSpec(StrictModel):
+    """The training to plan on each GPU; weights and arithmetic are in bfloat16.
+
+    Attributes:
+        method: Every weight, LoRA on every projection, or LoRA on weights in NF4 with double quantisation.
+        micro_batch_size: Sequences in one forward pass.
+        sequence_length: Tokens in each, padding included.
+        gradient_accumulation_steps: Forward passes before the optimiser's step.
+        activation_checkpointing: Keep a layer's input and compute the rest again in the backward pass.
+        optimizer: AdamW with moments of the trained weights' type; `adamw_8bit` with moments in blocks of 256;
+            `adamw_master` as Megatron has it, with gradients, moments and a copy of the weights in float32.
+        optimizer_kernel: `foreach` takes the trained weights' size once more during a step, `fused` nothing.
+        loss: `cross_entropy` on whole logits, or `linear_cross_entropy`, which never holds them.
+        lora_rank: Rank of the adapters.
+        lora_dtype: Type of the adapters, their gradients and moments.
+        memory_efficient_lora: NeMo AutoModel's own backward pass (its default), which keeps no inner results.
+        data_parallel_shards: GPUs that share weights, gradients and moments out (FSDP2).
+        other_bytes: CUDA context, workspaces of libraries, and what the allocator loses; an assumption.
+    """
+
+    method: Literal["full", "lora", "qlora"] = "lora"
+    micro_batch_size: int = Field(default=4, ge=1)
+    sequence_length: int = Field(default=2048, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    activation_checkpointing: bool = False
+    optimizer: Literal["adamw", "adamw_8bit", "adamw_master"] = "adamw"
+    optimizer_kernel: Literal["fused", "foreach"] = "fused"
+    loss: Literal["cross_entropy", "linear_cross_entropy"] = "cross_entropy"
+    lora_rank: int = Field(default=16, ge=1)
+    lora_dtype: Literal["bf16", "fp32"] = "bf16"
+    memory_efficient_lora: bool = True
+    data_parallel_shards: int = Field(default=1, ge=1)
+    other_bytes: float = Field(default=1e9, ge=0)

@@ -9,7 +9,7 @@ from typing import Literal
 from throughline.contracts.errors import InternalError
 
 Align = Literal["left", "right"]
-PlotKind = Literal["line", "cdf", "bar"]
+PlotKind = Literal["line", "cdf", "bar", "stack"]
 VerdictKind = Literal["good", "bad", "unclear"]
 
 
@@ -110,13 +110,16 @@ class Plot:
     """A figure; the labels name the unit, e.g. `Time to first token (ms)`.
 
     Attributes:
-        kind: `line` (with error bars, or a band where points are dense), `cdf` (steps) or `bar` (from 0).
+        kind: `line` (with error bars, or a band where points are dense), `cdf` (steps), `bar` (from 0) or `stack`
+            (areas on one another, the first at the bottom; series of one x).
         x_log: Logarithmic x axis; left linear when no value is positive.
         y_log: The same for y.
         note: A sentence under the figure, e.g. what the interval means.
+        limit: A height that must not be passed, drawn as a line with `limit_name` on it.
+        limit_name: What the limit is.
 
     Raises:
-        InternalError: If a series without `y` stands in anything but a CDF.
+        InternalError: If a series without `y` stands in anything but a CDF, or a stack's series differ in `x`.
     """
 
     title: str
@@ -127,9 +130,18 @@ class Plot:
     x_log: bool = False
     y_log: bool = False
     note: str = ""
+    limit: float | None = None
+    limit_name: str = ""
 
     def __post_init__(self) -> None:
         for each in self.series:
+            if self.kind == "stack" and list(each.x) != list(self.series[0].x):
+                raise InternalError(
+                    "a stack's series stand at different places",
+                    where=f"plot '{self.title}', series '{each.name}'",
+                    seen=f"x of '{self.series[0].name}' and of '{each.name}'",
+                    fix="give all of them the same x",
+                )
             if self.kind != "cdf" and len(each.x) != len(each.y):
                 raise InternalError(
                     "series has no y values",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from throughline.contracts.planning import GpuSpec, PlannedPrecision, PlanSpec, WorkloadSpec
 from throughline.planning.memory import Memory, kv_dtype, memory, sequences
 from throughline.planning.roofline import Estimate, estimate, peak
+from throughline.planning.search import Change, cheapest
 from throughline.planning.shape import ModelShape
 
 # Compute capability from which on TensorRT-LLM has kernels for it (ModelOpt's and TensorRT-LLM's hardware tables).
@@ -26,16 +26,6 @@ LEAST_CAPABILITY: Mapping[PlannedPrecision, float] = {
 _FP8_KV_CAPABILITY = 8.9
 _LEAST_TOKENS = 1024
 _MOST_GPUS = 8
-# How many changes of settings are tried together before GPUs are added.
-_TOGETHER = 3
-
-
-@dataclass(frozen=True)
-class Change:
-    """A change of the plan that makes it fit: what to set, and what it costs."""
-
-    settings: dict[str, Any]
-    cost: str
 
 
 @dataclass(frozen=True)
@@ -107,21 +97,12 @@ def recommended(found: list[Option], plan: PlanSpec, workload: WorkloadSpec) -> 
 
 def changes(shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: WorkloadSpec, count: int = 3) -> list[Change]:
     """Returns the cheapest changes that make a plan fit: fewer of them first, then in the order of what they cost."""
-    single = list(_single(gpu, plan, workload))
-    found: list[Change] = []
-    for size in range(1, _TOGETHER + 1):
-        for chosen in itertools.combinations(single, size):
-            settings: dict[str, Any] = {}
-            for change in chosen:
-                settings |= change.settings
-            if len(settings) < size or any(set(other.settings.items()) <= set(settings.items()) for other in found):
-                continue
-            changed = plan.model_copy(update=settings)
-            if fits(memory(shape, gpu, changed, workload), changed, workload):
-                found.append(Change(settings, "; ".join(change.cost for change in chosen)))
-            if len(found) == count:
-                return found
-    return found
+
+    def fit(settings: Mapping[str, Any]) -> bool:
+        changed = plan.model_copy(update=settings)
+        return fits(memory(shape, gpu, changed, workload), changed, workload)
+
+    return cheapest(list(_single(gpu, plan, workload)), fit, count)
 
 
 def _single(gpu: GpuSpec, plan: PlanSpec, workload: WorkloadSpec) -> Iterator[Change]:

@@ -1,4 +1,4 @@
-"""Puts a plot on matplotlib axes: lines with intervals, cumulative steps, or bars; then scales and labels."""
+"""Puts a plot on matplotlib axes: lines with intervals, cumulative steps, bars, stacks; then scales and labels."""
 
 from __future__ import annotations
 
@@ -40,17 +40,23 @@ def draw(axes: Axes, plot: Plot) -> None:
         return
     if plot.kind == "cdf":
         values = [_distribution(each) for each in series]
+    elif plot.kind == "stack":
+        tops = np.cumsum([np.nan_to_num(floats(each.y)) for each in series], axis=0)
+        values = [(floats(each.x), top) for each, top in zip(series, tops, strict=True)]
     else:
         values = [(floats(each.x), floats(each.y)) for each in series]
     _scales(axes, plot, values)
     for index, (each, (x, y)) in enumerate(zip(series, values, strict=True)):
         if plot.kind == "cdf":
             _step(axes, index, x, y)
+        elif plot.kind == "stack":
+            _area(axes, index, x, values[index - 1][1] if index else np.zeros_like(y), y)
         else:
             _line(axes, index, each, x, y)
     if plot.kind == "cdf":
         _cdf_axis(axes)
     _limits(axes, plot, values)
+    _limit(axes, plot)
     _ticks(axes, plot, values)
     if plot.kind == "line" and 1 < len(series) <= _MAX_DIRECT_LABELS:
         _direct_labels(axes, series, values)
@@ -104,6 +110,23 @@ def _step(axes: Axes, index: int, x: Any, y: Any) -> None:
         line.set_dashes(style.dashes)
 
 
+def _area(axes: Axes, index: int, x: Any, bottom: Any, top: Any) -> None:
+    colour = palette.series_style(index).colour
+    axes.fill_between(x, bottom, top, color=colour, alpha=0.75, linewidth=0, label=str(index), zorder=2)
+    axes.plot(x, top, color=colour, linewidth=_LINE_WIDTH, zorder=3)
+
+
+def _limit(axes: Axes, plot: Plot) -> None:
+    if plot.limit is None:
+        return
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, max(top, plot.limit * 1.1))
+    axes.axhline(plot.limit, color=palette.INK, linewidth=1.2, dashes=(5, 2), zorder=4)
+    where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    name = shorten(one_line(plot.limit_name), 2 * _LABEL_LENGTH)
+    axes.annotate(name, (0.01, plot.limit), xytext=(0, 3), color=palette.INK, va="bottom", **where)
+
+
 def _cdf_axis(axes: Axes) -> None:
     axes.set_yticks([0, 0.25, 0.5, 0.75, 0.9, 1])
     axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:.0f} %")
@@ -142,7 +165,7 @@ def _ticks(axes: Axes, plot: Plot, values: list[tuple[Any, Any]]) -> None:
         log = axis.get_scale() == "log"
         found = np.concatenate([pair[index] for pair in values])
         distinct = np.unique(found[found > 0] if log else found[np.isfinite(found)])
-        if index == 0 and plot.kind == "line" and _few_and_apart(np.log(distinct) if log else distinct):
+        if index == 0 and plot.kind in ("line", "stack") and _few_and_apart(np.log(distinct) if log else distinct):
             axis.set_major_locator(FixedLocator(distinct.tolist()))
         elif log and distinct[-1] < 300 * distinct[0]:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -79,7 +79,7 @@ def svg(plot: Plot, *, prefix: str | None = None) -> str:
 
 def plot_id(plot: Plot) -> str:
     """Returns a short id that depends on everything in the plot."""
-    parts = [plot.title, plot.x_label, plot.y_label, plot.kind, plot.x_log, plot.y_log]
+    parts = [plot.title, plot.x_label, plot.y_label, plot.kind, plot.x_log, plot.y_log, plot.limit, plot.limit_name]
     for each in plot.series:
         parts += [each.name, *(list(map(str, values or ())) for values in _columns(each))]
     return "p" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
@@ -87,13 +87,17 @@ def plot_id(plot: Plot) -> str:
 
 def describe(plot: Plot) -> str:
     """Returns a sentence for those who do not see the plot: what against what, and where each series lies."""
-    kind = {"line": "line plot", "cdf": "cumulative distribution", "bar": "bar plot"}[plot.kind]
+    kind = {"line": "line plot", "cdf": "cumulative distribution", "bar": "bar plot", "stack": "stacked areas"}[
+        plot.kind
+    ]
     text = f"{plot.title}: {kind} of {plot.y_label} against {plot.x_label}."
     for each in plot.series:
         values = each.x if plot.kind == "cdf" else each.y
         found = [float(value) for value in values if math.isfinite(float(value))]
         if found:
             text += f" {each.name}: {fmt.number(min(found))} to {fmt.number(max(found))}."
+    if plot.limit is not None:
+        text += f" {plot.limit_name}: {fmt.number(plot.limit)}."
     return fmt.clean(text)
 
 

@@ -158,17 +158,21 @@ NAMES = st.text(max_size=30)
 
 @st.composite
 def any_plot(draw: st.DrawFn) -> Plot:
-    kind: PlotKind = draw(st.sampled_from(["line", "cdf", "bar"]))
-    series = []
+    kind: PlotKind = draw(st.sampled_from(["line", "cdf", "bar", "stack"]))
+    series: list[Series] = []
     for _ in range(draw(st.integers(0, 8))):
         size = draw(st.integers(0, 4))
         x: list[float] | list[str] = draw(st.lists(NUMBERS, min_size=size, max_size=size))
+        if kind == "stack" and series:
+            x, size = list(series[0].x), len(series[0].x)  # type: ignore[assignment]
         if kind == "bar" and draw(st.booleans()):
             x = draw(st.lists(NAMES, min_size=size, max_size=size))
         y = draw(st.lists(NUMBERS, min_size=size, max_size=size))
         ends = (y, y) if draw(st.booleans()) else (None, None)
         series.append(Series(draw(NAMES), x, y, *ends))
-    return Plot(draw(NAMES), draw(NAMES), draw(NAMES), series, kind, draw(st.booleans()), draw(st.booleans()))
+    limit = draw(st.none() | st.floats(0, 1e9))
+    logs = (draw(st.booleans()), draw(st.booleans()))
+    return Plot(draw(NAMES), draw(NAMES), draw(NAMES), series, kind, *logs, limit=limit, limit_name=draw(NAMES))
 
 
 @pytest.mark.filterwarnings("error")
@@ -180,6 +184,21 @@ def test_any_data_and_any_text_make_a_well_formed_plot(plot: Plot) -> None:
     assert root.tag == f"{SVG}svg"
     allowed = {"svg", "g", "defs", "style", "path", "use", "text", "tspan", "clipPath", "rect"}
     assert {element.tag.removeprefix(SVG) for element in root.iter()} <= allowed
+
+
+def test_a_stack_ends_at_the_sum_and_shows_its_limit() -> None:
+    parts = {"weights": [10.0, 10.0, 10.0], "KV cache": [0.0, 20.0, 40.0]}
+    plot = Plot("Memory", "tokens", "GiB", [Series(name, [0, 1, 2], y) for name, y in parts.items()], kind="stack")
+    stacked = Plot(**(vars(plot) | {"limit": 30.0, "limit_name": "80 GB"}))
+    low, high = line_points(svg(stacked), 1), line_points(svg(stacked), 2)
+    assert [point[0] for point in low] == [point[0] for point in high]
+    # The second stands on the first: 10, 30, 50 above an axis at which 10 is drawn three times.
+    assert high[0][1] == pytest.approx(low[0][1])
+    unit = low[0][1] - high[1][1]
+    assert high[2][1] == pytest.approx(low[0][1] - 2 * unit, abs=0.01)
+    assert "80 GB" in texts(svg(stacked)) and "80 GB" not in texts(svg(plot))
+    with pytest.raises(InternalError, match=r"different places.*'b'"):
+        Plot("", "", "", [Series("a", [1, 2], [1, 2]), Series("b", [1, 3], [1, 2])], kind="stack")
 
 
 @given(st.lists(st.floats(-2, 3), max_size=8), st.floats(0.01, 0.5))
