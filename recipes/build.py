@@ -70,6 +70,8 @@ def make(config: Config) -> Artifact:
         if run.cached:
             return run.cached
         from throughline import engines
+        from throughline.planning.cpu import cpu_weight_bytes
+        from throughline.planning.shape import read_shape
         from throughline.reporting.progress import Progress
 
         with Progress(f"build {precision_name(config.engine)}", total=100, unit="%") as progress:
@@ -87,6 +89,7 @@ def make(config: Config) -> Artifact:
                 "parameters": report.info.parameters,
                 "seconds": report.seconds,
                 "notes": list(report.notes),
+                "planned": {"weight_bytes": round(cpu_weight_bytes(read_shape(folder), config.engine))},
             }
         )
 

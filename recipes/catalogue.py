@@ -14,13 +14,12 @@ from typing import Any
 import yaml
 
 from recipes import app
-from recipes.plan import read_shape
 from throughline.contracts.config import parse
 from throughline.contracts.planning import GpuSpec, PlannedPrecision, PlanSpec, WorkloadSpec
 from throughline.planning.advise import fits, recommended, supported
 from throughline.planning.advise import options as planned_options
 from throughline.planning.memory import kv_dtype, memory
-from throughline.planning.shape import ModelShape
+from throughline.planning.shape import ModelShape, read_shape
 
 ENGINES = Path(__file__).resolve().parents[1] / "engines"
 GPUS = ("l4", "a100-80g", "h100-sxm", "h200", "b200")

@@ -3,6 +3,7 @@
 python -m recipes.plan config=/models/Llama-3.1-8B/config.json gpu=h100-sxm plan.precision=fp8
 python -m recipes.plan config=/models/Qwen3-8B gpu=l4 workload=rag workload.concurrency=8 format=json
 python -m recipes.plan job=train config=/models/Llama-3.1-8B gpu=a100-80g training.method=full
+python -m recipes.plan score           # what was planned beside what came of it
 
 Reads a config.json and nothing else. Its figures have never been compared with a run on a GPU of ours; the throughput
 estimate is within 15 % of NVIDIA's table for Llama 3.1 8B in FP8 on H100 and H200.
@@ -17,26 +18,40 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recipes import app
+from recipes.plan_score import score_table, scores
 from recipes.training_plan import plan_training, training_plot, training_tables
 from throughline.contracts.config import StrictModel
-from throughline.contracts.errors import CheckpointError, EngineError
+from throughline.contracts.errors import ConfigError, EngineError
 from throughline.contracts.planning import GpuSpec, PlanSpec, TrainingPlanSpec, WorkloadSpec
 from throughline.contracts.report import Column, Plot, Report, Section, Series, Table
 from throughline.planning.advise import Option, changes, first_limit, fits, options, recommended
 from throughline.planning.memory import Memory, kv_dtype, memory, sequences
-from throughline.planning.shape import ModelShape
+from throughline.planning.shape import read_shape
 
 
 class Config(app.RecipeConfig):
     """Settings of `recipes.plan`."""
 
-    config: Path
+    config: Path | None = None
     gpu: GpuSpec
     workload: WorkloadSpec
-    job: Literal["serve", "train"] = "serve"
+    job: Literal["serve", "train", "score"] = "serve"
     plan: PlanSpec = PlanSpec()
     training: TrainingPlanSpec = TrainingPlanSpec()
     format: Literal["table", "json"] = "table"
+
+    @property
+    def path(self) -> Path:
+        """The model's config.
+
+        Raises:
+            ConfigError: If none is given.
+        """
+        if self.config is None:
+            raise ConfigError(
+                "no model to plan for", where="config", seen="null", fix="give a config.json or its folder: config=…"
+            )
+        return self.config
 
 
 class Plan(StrictModel):
@@ -63,31 +78,9 @@ class Plan(StrictModel):
     changes: list[dict[str, Any]]
 
 
-def read_shape(path: Path) -> ModelShape:
-    """Reads a `config.json`, or that of a folder.
-
-    Raises:
-        CheckpointError: If there is none or it is not one of a decoder that we can plan.
-    """
-    file = path / "config.json" if path.is_dir() else path
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(
-            "no model config to plan from", where="config", seen=f"{file}: {error.strerror}", fix="give a config.json"
-        ) from None
-    except ValueError as error:
-        raise CheckpointError(
-            "model config is not JSON", where=str(file), seen=str(error), fix="copy it again"
-        ) from None
-    if not isinstance(values, dict):
-        raise CheckpointError("model config is no JSON object", where=str(file), fix="copy it again")
-    return ModelShape.of(values, where=str(file))
-
-
 def make(config: Config) -> Plan:
     """Returns the plan; nothing is written."""
-    shape = read_shape(config.config)
+    shape = read_shape(config.path)
     found = memory(shape, config.gpu, config.plan, config.workload)
     fit = fits(found, config.plan, config.workload)
     every = options(shape, config.gpu, config.plan, config.workload)
@@ -100,7 +93,7 @@ def make(config: Config) -> Plan:
             fix=f"take one of {', '.join(option.precision for option in every)}",
         )
     return Plan(
-        model=str(config.config),
+        model=str(config.path),
         parameters=shape.parameters,
         fits=fit,
         weights_bytes=round(found.weights),
@@ -183,15 +176,27 @@ def _tables(config: Config, plan: Plan, found: Memory) -> list[Table]:
 @app.recipe(Config, capture=False)
 def main(config: Config) -> None:
     """Runs the recipe."""
-    if config.job == "train":
+    if config.job == "score":
+        _score(config)
+    elif config.job == "train":
         _training(config)
     else:
         _serving(config)
 
 
+def _score(config: Config) -> None:
+    found = scores(config.store())
+    if config.format == "json":
+        sys.stdout.write(json.dumps([vars(score) for score in found], indent=1) + "\n")
+        return
+    _print([score_table(found)])
+    app.echo(f"of       {config.store().home}")
+    app.echo("next     python -m recipes.build" if not found else "next     python -m recipes.plan config=…")
+
+
 def _serving(config: Config) -> None:
     plan = make(config)
-    found = memory(read_shape(config.config), config.gpu, config.plan, config.workload)
+    found = memory(read_shape(config.path), config.gpu, config.plan, config.workload)
     tables = _tables(config, plan, found)
     if config.format == "table":
         _print(tables)
@@ -211,14 +216,14 @@ def _serving(config: Config) -> None:
 def _training(config: Config) -> None:
     from throughline.reporting import format as fmt
 
-    shape = read_shape(config.config)
-    plan = plan_training(str(config.config), shape, config.gpu, config.training)
+    shape = read_shape(config.path)
+    plan = plan_training(str(config.path), shape, config.gpu, config.training)
     tables = training_tables(plan, config.training)
     total = f"{fmt.bytes_(plan.total_bytes)} of {fmt.bytes_(plan.gpu_bytes)} {plan.most_is_needed}"
     if config.format == "table":
         _print(tables)
         report = Report(
-            title=f"Training plan: {config.config} on {config.gpu.name}",
+            title=f"Training plan: {config.path} on {config.gpu.name}",
             verdict=f"{config.training.method} {'fits' if plan.fits else 'does not fit'}: {total}",
             verdict_kind="good" if plan.fits else "bad",
             summary=[f"GPU figures: {config.gpu.source}"],
@@ -227,7 +232,7 @@ def _training(config: Config) -> None:
                 Section("Sizes", "", [tables[1]]),
             ],
             environment={"GPU": config.gpu.name, "method": config.training.method},
-            command=f"python -m recipes.plan job=train config={config.config}",
+            command=f"python -m recipes.plan job=train config={config.path}",
         )
         app.echo(f"page     {_write(config, report, f'train-{config.training.method}')}")
     else:
@@ -260,7 +265,7 @@ def _write_page(config: Config, plan: Plan, found: Memory, tables: list[Table]) 
     precision = config.plan.precision
     fit = f"{plan.max_concurrent_sequences:,} requests of the workload fit" if plan.fits else "does not fit"
     report = Report(
-        title=f"Plan: {config.config} on {config.gpu.name}",
+        title=f"Plan: {config.path} on {config.gpu.name}",
         verdict=f"{precision} {'fits' if plan.fits else 'does not fit'}: {fit}, {fmt.bytes_(found.weights)} of weights",
         verdict_kind="good" if plan.fits else "bad",
         summary=[f"first limit: {plan.first_limit}", f"GPU figures: {config.gpu.source}"],
@@ -269,7 +274,7 @@ def _write_page(config: Config, plan: Plan, found: Memory, tables: list[Table]) 
             Section("Speed", "", [tables[1]]),
         ],
         environment={"GPU": config.gpu.name, "precision": precision, "tensor parallel": str(config.plan.tp_size)},
-        command=f"python -m recipes.plan config={config.config} plan.precision={precision}",
+        command=f"python -m recipes.plan config={config.path} plan.precision={precision}",
     )
     return _write(config, report, precision)
 
@@ -277,7 +282,7 @@ def _write_page(config: Config, plan: Plan, found: Memory, tables: list[Table]) 
 def _write(config: Config, report: Report, name: str) -> Path:
     from throughline.reporting.html import write_report
 
-    path = config.config.resolve()
+    path = config.path.resolve()
     model = path.parent.name if path.name == "config.json" else path.stem if path.is_file() else path.name
     return write_report(report, config.store().home / "plans" / f"{model}-{name}")[0]
 
@@ -329,4 +334,5 @@ def _arithmetic(plan: Plan) -> str:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = ["job=score" if argument == "score" else argument for argument in sys.argv[1:]]
     main()

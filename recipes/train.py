@@ -66,7 +66,10 @@ def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: 
         trainer = config.trainer.model_copy(update={"seed": config.trainer.seed + config.seed})
         total = sum(schedule(dataset.path, trainer).tokens)
 
+        planned: dict[str, float] = {}
+
         def estimated(seconds: float) -> None:
+            planned["seconds"] = seconds
             app.echo(
                 f"training on {total:,} tokens will take about {fmt.seconds(seconds)} on this machine; "
                 f"trainer.max_tokens={total // 2} takes half of it"
@@ -100,6 +103,8 @@ def make_adapter(config: Config, store: ArtifactStore, dataset: Artifact, base: 
                 "records": report.records,
                 "tokens": report.tokens,
                 "validation": report.curves.validation,
+                # A run that goes on where a killed one stopped takes less than was planned for all of it.
+                "planned": {} if run.resumed else planned,
             }
         )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from throughline.contracts.checkpoint import FAMILIES
@@ -116,3 +118,25 @@ class ModelShape:
     def parameters(self) -> int:
         """All of them; a tied head counts once."""
         return self.linear + self.embedding + self.small
+
+
+def read_shape(path: Path) -> ModelShape:
+    """Reads a `config.json`, or that of a folder.
+
+    Raises:
+        CheckpointError: If there is none or it is not one of a decoder that we can plan.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(
+            "no model config to plan from", where="config", seen=f"{file}: {error.strerror}", fix="give a config.json"
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(
+            "model config is not JSON", where=str(file), seen=str(error), fix="copy it again"
+        ) from None
+    if not isinstance(values, dict):
+        raise CheckpointError("model config is no JSON object", where=str(file), fix="copy it again")
+    return ModelShape.of(values, where=str(file))

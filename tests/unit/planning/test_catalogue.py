@@ -11,6 +11,7 @@ from recipes import app, catalogue, plan
 from throughline.contracts.config import parse
 from throughline.contracts.planning import PlanSpec
 from throughline.planning.memory import weight_bytes
+from throughline.planning.shape import read_shape
 
 
 def test_no_file_is_stale(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +45,7 @@ def test_every_plan_is_one_that_the_command_makes_and_that_fits() -> None:
     for item in found:
         settings = {key: value for key, value in item["spec"].items() if key != "max_seq_len"}
         spec = parse(PlanSpec, settings, where=item["model"])
-        shape = plan.read_shape(catalogue.ENGINES / "models" / f"{item['model']}.json")
+        shape = read_shape(catalogue.ENGINES / "models" / f"{item['model']}.json")
         assert item["planned"]["weights_bytes"] == round(weight_bytes(shape, spec))
         assert item["planned"]["max_concurrent_sequences"] >= 1
         assert item["status"] == "planned, never built"

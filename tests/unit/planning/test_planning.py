@@ -21,7 +21,7 @@ from throughline.contracts.planning import GpuSpec, PlanSpec, WorkloadSpec
 from throughline.planning.advise import changes, first_limit, fits, options, supported
 from throughline.planning.memory import kv_bytes_per_token, memory, sequences, weight_bytes
 from throughline.planning.roofline import estimate
-from throughline.planning.shape import ModelShape
+from throughline.planning.shape import ModelShape, read_shape
 
 ROOT = Path(__file__).resolve().parents[3]
 LLAMA_8B = {
@@ -241,7 +241,9 @@ def test_a_config_that_cannot_be_planned_names_its_key(tmp_path: Path, values: A
 
 def test_other_bad_input(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no model config to plan from"):
-        plan.read_shape(tmp_path / "nowhere")
+        read_shape(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"no model to plan for.*config=…"):
+        _ = app.to_schema(app.compose("plan", []), plan.Config).path
     with pytest.raises(EngineError, match=r"no arithmetic for this precision.*fp8 on NVIDIA A100.*bf16"):
         plan.make(config_for(tmp_path, LLAMA_8B, "gpu=a100-80g", "plan.precision=fp8"))
     with pytest.raises(ConfigError, match="shorter than the mean"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,9 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from recipes import app, build
+from recipes.plan_score import score_table, scores
 from throughline.artifacts import Artifact, ArtifactStore
 from throughline.contracts.engine import EngineInfo
 from throughline.contracts.errors import ArtifactError
+from throughline.planning.cpu import cpu_weight_bytes
+from throughline.planning.shape import read_shape
 
 SMALL = ("engine.group_size=32", "engine.max_seq_len=64", "engine.kv_cache_bytes=16777216", "engine.num_threads=1")
 
@@ -74,6 +80,40 @@ def test_rounding_needs_no_dataset(store: ArtifactStore, tiny_checkpoint: Path) 
     assert engine.manifest.name.endswith("-int4-rtn")
     make_dataset(store, tiny_checkpoint / "tokenizer.json")
     assert make(store, *overrides, "seed=1").digest == engine.digest
+
+
+@pytest.mark.parametrize("quant", ["bf16", "int8", "int4_rtn"])
+def test_the_planned_size_is_the_one_that_comes(store: ArtifactStore, tiny_checkpoint: Path, quant: str) -> None:
+    engine = make(store, f"checkpoint={tiny_checkpoint}", f"quant={quant}")
+    [score] = scores(store)
+    assert (score.digest, score.quantity) == (engine.digest, "weight_bytes")
+    assert score.actual == EngineInfo.read(engine.path).weight_bytes
+    # Tables of angles, which are not counted, are a larger share of a tiny model.
+    assert score.planned == pytest.approx(score.actual, rel=0.03)
+    assert score.error == pytest.approx(score.planned / score.actual - 1)
+    note = score_table([score, dataclasses.replace(score, error=-0.5)]).note
+    median = 100 * (abs(score.error) + 0.5) / 2
+    assert note == f"engine weight_bytes: median error {median:.1f} %, largest 50.0 %, of 2"
+
+
+def test_planned_sizes_of_the_default_model() -> None:
+    """What `make run` builds of SmolLM2-135M: 257, 129, 91 and 82 MiB."""
+    shape = read_shape(Path(__file__).resolve().parents[3] / "engines" / "models" / "smollm2-135m.json")
+    for quant, size in {"bf16": 257, "int8": 129, "int4": 91, "int4_rtn": 82}.items():
+        config = app.to_schema(app.compose("build", [f"quant={quant}"]), build.Config)
+        assert cpu_weight_bytes(shape, config.engine) / 2**20 == pytest.approx(size, abs=0.7)
+
+
+def test_a_store_without_plans_says_so(store: ArtifactStore) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.plan", "score", f"paths.home={store.home}"],
+        cwd=Path(__file__).resolve().parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "nothing was planned and made yet" in done.stdout
+    assert "recipes.build" in done.stdout
 
 
 def test_calibration_without_a_fitting_dataset_is_refused(
