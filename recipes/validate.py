@@ -27,6 +27,7 @@ from throughline.lab.records import HELD_OUT
 # What a preset leaves open for the user, so that it can be checked all the same.
 FILL_INS = {
     "plan": ["config=/models/example/config.json"],
+    "lint": ["path=/models/repository"],
     "model=gguf": ["model.path=/models/example.gguf"],
     "model=hf": ["model.path=/models/example"],
     "data=files": ["data.source=/data/example.jsonl"],

@@ -23,6 +23,7 @@ RECIPES = (
     "bench",
     "compare",
     "plan",
+    "lint",
     "lifecycle",
 )
 
