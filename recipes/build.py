@@ -1,16 +1,20 @@
-"""Builds an engine from a checkpoint.
+"""Builds an engine from a checkpoint, or writes the build of a GPU engine as a job.
 
 python -m recipes.build quant=int8
 python -m recipes.build -m quant=bf16,int8,int4,int4_rtn
+python -m recipes.build engine=gpu quant=fp8                          # TensorRT-LLM: planned, not built
+python -m recipes.build engine=gpu quant=fp8 readback=/engines/llama  # is what was built what was asked for?
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from recipes import app, convert, inputs, references
-from throughline.artifacts import Artifact, code_version
+from throughline.artifacts import Artifact, ArtifactStore, code_version
 from throughline.contracts.engine import CalibrationData, EngineInfo, EngineSpec
+from throughline.engines import builder
 
 CALIBRATION_FIX = (
     "make the dataset of this model with `python -m recipes.data`, name it (dataset=…), "
@@ -30,37 +34,22 @@ class Config(app.RecipeConfig):
     checkpoint: str = "latest"
     dataset: str = "latest"
     name: str = ""
+    readback: Path | None = None
 
 
 def make(config: Config) -> Artifact:
     """Makes the engine artifact, or finds it."""
+    if config.engine.backend != "cpu":
+        # The face of the back ends says what to do instead.
+        builder(config.engine.backend)
     store = config.store()
-    source: dict[str, Artifact] = {}
-    stage_config: dict[str, object] = {"engine": config.engine.model_dump(mode="json")}
-    if _is_foreign_folder(config.checkpoint):
-        folder = Path(config.checkpoint)
-        stage_config["checkpoint"] = inputs.folder_digest(folder)
-        stem = folder.name
-    else:
-        source["checkpoint"] = (
-            convert.make(config)
-            if config.checkpoint == "base"
-            else references.checkpoint(store, config.checkpoint, config)
-        )
-        folder = source["checkpoint"].path
-        stem = source["checkpoint"].manifest.name
-    dataset = None
-    if config.engine.calibration != "none":
-        # Whatever the template, calibration needs texts in the model's own tokens.
-        dataset = source["dataset"] = references.dataset(
-            store, config.dataset, folder, source.get("checkpoint"), names=(inputs.TOKENIZER,), fix=CALIBRATION_FIX
-        )
-    name = config.name or f"{stem}-{precision_name(config.engine)}"
+    source = _source(config, store, calibrated=config.engine.calibration != "none")
+    folder, dataset, name = source.folder, source.dataset, source.name
     stage = store.stage(
         "engine",
         name,
-        inputs=source,
-        config=stage_config,
+        inputs=source.inputs,
+        config=source.stage_config,
         code_version=code_version(
             "throughline.engines", "throughline.contracts.engine", "throughline.data.calibration", extras=("cpu",)
         ),
@@ -94,6 +83,65 @@ def make(config: Config) -> Artifact:
         )
 
 
+def make_job(config: Config) -> Artifact:
+    """Makes the job of a GPU engine, or finds it."""
+    from recipes import build_job
+    from throughline.engines.tensorrt.check import CALIBRATED, check_spec
+
+    check_spec(config.engine)
+    store = config.store()
+    source = _source(config, store, calibrated=config.engine.precision in CALIBRATED)
+    return build_job.make_job(
+        store,
+        config.engine,
+        source.folder,
+        name=f"{source.name}-{config.engine.backend}",
+        stage_config=source.stage_config,
+        sources=source.inputs,
+        checkpoint_digest=source.digest,
+        dataset=source.dataset,
+        seed=config.seed,
+    )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is built from: the checkpoint's folder and digest, the dataset to calibrate on, the engine's name."""
+
+    folder: Path
+    digest: str
+    name: str
+    dataset: Artifact | None
+    inputs: dict[str, Artifact]
+    stage_config: dict[str, object]
+
+
+def _source(config: Config, store: ArtifactStore, *, calibrated: bool) -> _Source:
+    found: dict[str, Artifact] = {}
+    stage_config: dict[str, object] = {"engine": config.engine.model_dump(mode="json")}
+    if _is_foreign_folder(config.checkpoint):
+        folder = Path(config.checkpoint)
+        digest = inputs.folder_digest(folder)
+        stage_config["checkpoint"] = digest
+        stem = folder.name
+    else:
+        found["checkpoint"] = (
+            convert.make(config)
+            if config.checkpoint == "base"
+            else references.checkpoint(store, config.checkpoint, config)
+        )
+        folder, digest = found["checkpoint"].path, found["checkpoint"].digest
+        stem = found["checkpoint"].manifest.name
+    dataset = None
+    if calibrated:
+        # Whatever the template, calibration needs texts in the model's own tokens.
+        dataset = found["dataset"] = references.dataset(
+            store, config.dataset, folder, found.get("checkpoint"), names=(inputs.TOKENIZER,), fix=CALIBRATION_FIX
+        )
+    name = config.name or f"{stem}-{precision_name(config.engine)}"
+    return _Source(folder, str(digest), name, dataset, found, stage_config)
+
+
 def precision_name(spec: EngineSpec) -> str:
     """Returns what an engine's name says of its weights: the precision, `-rtn` if INT4 was rounded without data."""
     return "int4-rtn" if spec.precision == "int4" and spec.calibration == "none" else spec.precision
@@ -116,6 +164,34 @@ def _is_foreign_folder(reference: str) -> bool:
 @app.recipe(Config)
 def main(config: Config) -> None:
     """Runs the recipe."""
+    if config.readback is not None:
+        from recipes.build_job import check_built
+
+        check_built(config.readback, config.engine)
+        app.echo(f"the engine in {config.readback} is what was asked for")
+        app.echo(f"next     python -m recipes.lint path={config.readback}")
+    elif config.engine.backend == "cpu":
+        _build(config)
+    else:
+        _job(config)
+
+
+def _job(config: Config) -> None:
+    from recipes.build_job import job_table
+    from throughline.engines.tensorrt import BuildJob
+    from throughline.reporting.terminal import print_table
+
+    known = {item.digest for item in config.store().all("build-job")}
+    artifact = make_job(config)
+    print_table(job_table(BuildJob.read(artifact.path)))
+    app.echo("planned, not built: TensorRT-LLM builds on a GPU, and this job has not run on one")
+    script = artifact.path / "build.sh"
+    app.made(
+        artifact, again=artifact.digest in known, next_command=f"bash {script}   (on a GPU machine; its head says how)"
+    )
+
+
+def _build(config: Config) -> None:
     from recipes.results import mapping_table
     from throughline.reporting import format as fmt
     from throughline.reporting.terminal import print_table

@@ -17,6 +17,7 @@ Kind = Literal[
     "adapter",
     "quantized-checkpoint",
     "engine",
+    "build-job",
     "deployment",
     "corpus-index",
     "evaluation",

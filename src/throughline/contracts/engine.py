@@ -19,6 +19,7 @@ Precision = Literal["f32", "bf16", "int8", "int4", "fp8", "int8_sq", "int4_awq",
 KvCacheDtype = Literal["auto", "f32", "f16", "bf16", "u8", "u4", "fp8", "nvfp4"]
 ComputeDtype = Literal["auto", "f32", "bf16", "f16"]
 Calibration = Literal["none", "mixed_precision", "awq", "scale_estimation", "awq_scale_estimation", "gptq"]
+GemmPlugin = Literal["auto", "fp8", "nvfp4", "disable"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 ENGINE_FILE = "engine.json"
 
@@ -47,6 +48,12 @@ class EngineSpec(StrictModel):
         enable_block_reuse: Share KV blocks of equal prefixes.
         enable_chunked_context: Prefill long prompts in chunks beside running sequences.
         num_threads: CPU threads; 0 takes every core.
+        tp_size: GPUs that share every layer.
+        pp_size: GPUs that share the layers out.
+        gemm_plugin: TensorRT-LLM's plugin for matrix products; `disable` leaves them to TensorRT, as NVIDIA advises for
+            FP8 at large batches.
+        multiple_profiles: Several TensorRT optimisation profiles: faster kernels, a longer build.
+        max_lora_rank: Largest rank of adapters that are served; 0 for none.
     """
 
     backend: Backend = "cpu"
@@ -68,6 +75,11 @@ class EngineSpec(StrictModel):
     enable_block_reuse: bool = True
     enable_chunked_context: bool = True
     num_threads: int = Field(default=0, ge=0)
+    tp_size: int = Field(default=1, ge=1)
+    pp_size: int = Field(default=1, ge=1)
+    gemm_plugin: GemmPlugin = "auto"
+    multiple_profiles: bool = False
+    max_lora_rank: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,9 @@ def builder(backend: str, name: str | None = None) -> EngineBuilder:
 def _require_cpu(backend: str) -> None:
     if backend != "cpu":
         raise EngineError(
-            "this version has no builder and no runtime for this back end",
+            "engines of this back end are not built and not run here",
             where="engine.backend",
             seen=backend,
-            fix="take the engine for processors: engine=cpu, in the lifecycle \"stages.build=['engine=cpu']\"",
+            fix="write its build as a job with `python -m recipes.build`, or take the engine for processors: "
+            "engine=cpu, in the lifecycle \"stages.build=['engine=cpu']\"",
         )

@@ -25,6 +25,7 @@ RUNTIME_FIELDS = frozenset(
         "num_threads",
     }
 )
+_OF_GPUS = {"tp_size": 1, "pp_size": 1, "gemm_plugin": "auto", "multiple_profiles": False, "max_lora_rank": 0}
 _KV_BITS = {"f32": 32, "f16": 16, "bf16": 16, "u8": 8, "u4": 4}
 # Scale and zero point (float32 each) of every quantised key and value row of `head_dim` numbers.
 _KV_ROW_OVERHEAD = 8
@@ -56,6 +57,10 @@ def check_spec(spec: EngineSpec) -> None:
             spec.tokens_per_block,
             f"set tokens_per_block={TOKENS_PER_BLOCK}",
         )
+    for field, neutral in _OF_GPUS.items():
+        value = getattr(spec, field)
+        if value != neutral:
+            raise _refuse("what is of GPUs alone", field, value, f"set {field}={neutral}, or take engine=gpu")
     _check_quantisation(spec)
     if not spec.enable_chunked_context and spec.max_num_tokens < spec.max_seq_len:
         raise EngineLintError(
