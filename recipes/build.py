@@ -8,10 +8,10 @@ python -m recipes.build engine=gpu quant=fp8 readback=/engines/llama  # is what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from recipes import app, convert, inputs, references
+from recipes import app
+from recipes.sources import Source, find_source
 from throughline.artifacts import Artifact, ArtifactStore, code_version
 from throughline.contracts.engine import CalibrationData, EngineInfo, EngineSpec
 from throughline.engines import builder
@@ -104,42 +104,14 @@ def make_job(config: Config) -> Artifact:
     )
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What is built from: the checkpoint's folder and digest, the dataset to calibrate on, the engine's name."""
-
-    folder: Path
-    digest: str
-    name: str
-    dataset: Artifact | None
-    inputs: dict[str, Artifact]
-    stage_config: dict[str, object]
-
-
-def _source(config: Config, store: ArtifactStore, *, calibrated: bool) -> _Source:
-    found: dict[str, Artifact] = {}
-    stage_config: dict[str, object] = {"engine": config.engine.model_dump(mode="json")}
-    if _is_foreign_folder(config.checkpoint):
-        folder = Path(config.checkpoint)
-        digest = inputs.folder_digest(folder)
-        stage_config["checkpoint"] = digest
-        stem = folder.name
-    else:
-        found["checkpoint"] = (
-            convert.make(config)
-            if config.checkpoint == "base"
-            else references.checkpoint(store, config.checkpoint, config)
-        )
-        folder, digest = found["checkpoint"].path, found["checkpoint"].digest
-        stem = found["checkpoint"].manifest.name
-    dataset = None
-    if calibrated:
-        # Whatever the template, calibration needs texts in the model's own tokens.
-        dataset = found["dataset"] = references.dataset(
-            store, config.dataset, folder, found.get("checkpoint"), names=(inputs.TOKENIZER,), fix=CALIBRATION_FIX
-        )
-    name = config.name or f"{stem}-{precision_name(config.engine)}"
-    return _Source(folder, str(digest), name, dataset, found, stage_config)
+def _source(config: Config, store: ArtifactStore, *, calibrated: bool) -> Source:
+    return find_source(
+        config,
+        store,
+        {"engine": config.engine.model_dump(mode="json")},
+        suffix=precision_name(config.engine),
+        fix=CALIBRATION_FIX if calibrated else None,
+    )
 
 
 def precision_name(spec: EngineSpec) -> str:
@@ -154,11 +126,6 @@ def _calibration(config: Config, dataset: Artifact | None) -> CalibrationData | 
 
     records = calibration_records(dataset.path, config.engine.calib_size, config.seed)
     return CalibrationData(records, dataset.digest)
-
-
-def _is_foreign_folder(reference: str) -> bool:
-    folder = Path(reference)
-    return (folder / "config.json").is_file() and not (folder / "manifest.json").is_file()
 
 
 @app.recipe(Config)

@@ -24,6 +24,7 @@ RECIPES = (
     "compare",
     "plan",
     "lint",
+    "quantize",
     "lifecycle",
 )
 

@@ -1,0 +1,4 @@
+"""Post-training quantisation with NVIDIA's ModelOpt, to a unified Hugging Face checkpoint."""
+
+from throughline.quantization.ptq import quantize as quantize
+from throughline.quantization.record import Record as Record
