@@ -1,0 +1,136 @@
+"""ModelOpt on a tiny checkpoint: what is exported, what is scored and what is refused, against transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from throughline.contracts.errors import CheckpointError, DataError, EngineError
+from throughline.contracts.quantization import QuantReport, QuantSpec
+from throughline.linting import lint
+from throughline.quantization import Record, quantize
+from throughline.quantization.loss import Answers, compare, losses
+
+pytestmark = pytest.mark.integration
+CALIBRATION = tuple(tuple(3 + (row * column) % 200 for column in range(1, 20)) for row in range(1, 5))
+HELD_OUT = tuple(
+    Record(tuple(3 + (row * 7 + column) % 150 for column in range(12)), (*[-100] * 6, *range(row, row + 6)))
+    for row in range(5, 9)
+)
+
+
+def made(checkpoint: Path, out_dir: Path, **settings: Any) -> QuantReport:
+    spec = QuantSpec(calib_size=4, **settings)
+    return quantize(checkpoint, spec, out_dir, calibration=CALIBRATION, held_out=HELD_OUT)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for path in folder.glob("*.safetensors"):
+        found |= load_file(path)
+    return found
+
+
+def test_fp8_is_exported_and_scored(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    report = made(tiny_checkpoint, tmp_path, kv_cache_qformat="fp8")
+    assert (report.status, report.quant_algo, report.kv_cache_quant_algo) == ("scored", "FP8", "FP8")
+    assert report.calibration_records == 4 and report.calibration_tokens == sum(map(len, CALIBRATION))
+    original, quantised = weights(tiny_checkpoint), weights(tmp_path)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert quantised[name].dtype == torch.float8_e4m3fn
+    scale = quantised[f"{name.removesuffix('weight')}weight_scale"]
+    restored = quantised[name].float() * scale
+    # E4M3 has three bits of mantissa: half a step is a sixteenth of a value, of the least ones a fixed step; what is
+    # rounded is the value in bfloat16.
+    bound = original[name].float().abs() * (2**-4 + 2**-7) + scale * 2**-9
+    assert bool(((restored - original[name].float()).abs() <= bound).all())
+    assert report.weight_bytes == sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    assert (tmp_path / "tokenizer.json").read_bytes() == (tiny_checkpoint / "tokenizer.json").read_bytes()
+    assert not [item for item in lint(tmp_path) if item.rule.severity == "error"]
+    loss = report.loss
+    assert loss is not None and loss.records == 4 and loss.tokens == 24
+    assert loss.low <= loss.quantised - loss.base <= loss.high or loss.low == loss.high
+
+
+def test_the_base_loss_is_transformers_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    report = made(tiny_checkpoint, tmp_path)
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.bfloat16)
+    total = 0.0
+    for record in HELD_OUT:
+        with torch.inference_mode():
+            found = model(input_ids=torch.tensor([record.input_ids]), labels=torch.tensor([record.labels]))
+        total += float(found.loss) * 6
+    assert report.loss is not None and report.loss.base == pytest.approx(total / 24, rel=2e-2)
+
+
+def test_what_a_cpu_cannot_compute_is_not_scored(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    report = made(tiny_checkpoint, tmp_path, qformat="nvfp4")
+    assert (report.status, report.quant_algo, report.loss) == ("not scored", "NVFP4", None)
+    assert (tmp_path / "hf_quant_config.json").is_file()
+
+
+def test_excluded_modules_keep_16_bits(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    made(tiny_checkpoint, tmp_path, exclude_modules=("*layers.0.*",))
+    found = weights(tmp_path)
+    assert found["model.layers.0.mlp.up_proj.weight"].dtype == torch.bfloat16
+    assert found["model.layers.1.mlp.up_proj.weight"].dtype == torch.float8_e4m3fn
+
+
+def test_modelopts_own_recipes_are_taken_as_they_are(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    report = made(tiny_checkpoint, tmp_path / "named", recipe="general/ptq/fp8_default-kv_fp8")
+    assert (report.quant_algo, report.kv_cache_quant_algo) == ("FP8", "FP8")
+    for text in ("metadata: {recipe_type: ptq}\nquantize: 3\n", "nothing"):
+        path = tmp_path / "own.yaml"
+        path.write_text(text)
+        with pytest.raises(EngineError, match=r"does not take this recipe.*own\.yaml"):
+            made(tiny_checkpoint, tmp_path / "refused", recipe=path)
+
+
+def test_layers_are_ranked_by_what_they_give_back(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    report = made(tiny_checkpoint, tmp_path, sensitivity=True)
+    layers = json.loads((tiny_checkpoint / "config.json").read_text())["num_hidden_layers"]
+    assert sorted(item.layer for item in report.layers) == list(range(layers))
+    gains = [item.gain for item in report.layers]
+    assert gains == sorted(gains, reverse=True)
+    with pytest.raises(ValueError, match="sensitivity needs score_records"):
+        QuantSpec(sensitivity=True, score_records=0)
+
+
+def test_bad_input_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"int4_awq needs input sizes in blocks of 128.*hidden_size="):
+        made(tiny_checkpoint, tmp_path, qformat="int4_awq")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(CheckpointError, match="checkpoint cannot be loaded"):
+        made(tmp_path / "nowhere", tmp_path)
+    with pytest.raises(DataError, match="no answer to compare"):
+        Answers.of((1, 2), (-100, -100))
+
+
+def test_a_comparison_is_by_record() -> None:
+    """Against the paired t interval of scipy."""
+    from scipy.stats import ttest_1samp
+
+    class Fixed(torch.nn.Module):
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            self.generator, self.weight = torch.Generator().manual_seed(seed), torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, input_ids: torch.Tensor, logits_to_keep: torch.Tensor, **_: object) -> Any:
+            logits = torch.randn(1, len(logits_to_keep), 50, generator=self.generator)
+            return type("Output", (), {"logits": logits})
+
+    answers = [Answers(tuple(range(8)), (3, 4, 5), (1, 2, 3 + row)) for row in range(6)]
+    one, other = (losses(Fixed(seed), answers, lambda fraction: None) for seed in (1, 2))
+    change = compare(one, other)
+    differences = [(after.total - before.total) / 3 for before, after in zip(one, other, strict=True)]
+    interval = ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert (change.low, change.high) == pytest.approx((interval.low, interval.high))
+    assert change.quantised - change.base == pytest.approx(sum(differences) / 6)
+    assert compare(one, one).agreement == 1.0
