@@ -28,6 +28,7 @@ from throughline.lab.records import HELD_OUT
 FILL_INS = {
     "plan": ["config=/models/example/config.json"],
     "lint": ["path=/models/repository"],
+    "migrate": ["repository=/models/old", "checkpoint=/models/example", "out=/models/new"],
     "model=gguf": ["model.path=/models/example.gguf"],
     "model=hf": ["model.path=/models/example"],
     "data=files": ["data.source=/data/example.jsonl"],

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,12 +15,6 @@ import yaml
 PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _TRUE = {"true", "1"}
-
-
-def known_names() -> dict[str, Any]:
-    """Returns the names that TensorRT-LLM knows, from `names.yaml`."""
-    found: dict[str, Any] = yaml.safe_load(resources.files(__package__).joinpath("names.yaml").read_text("utf-8"))
-    return found
 
 
 class BrokenFile(Exception):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from throughline.contracts.config import StrictModel
+
+Layout = Literal["inflight_batcher_llm", "llmapi"]
 
 
 class ServeSpec(StrictModel):
@@ -13,6 +17,8 @@ class ServeSpec(StrictModel):
     Attributes:
         runtime: `module:function` that turns an engine folder into an `EngineRuntime`; called in the
             Python backend's process.
+        layout: Names of inputs and outputs: those of TensorRT-LLM's BLS model in `inflight_batcher_llm`, which our
+            gateway speaks, or those of its `llmapi` model.
         http_port: Triton's HTTP port.
         grpc_port: Triton's gRPC port.
         metrics_port: Triton's Prometheus port.
@@ -30,6 +36,7 @@ class ServeSpec(StrictModel):
     """
 
     runtime: str = Field(default="throughline.engines:load", pattern=r"^[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*$")
+    layout: Layout = "inflight_batcher_llm"
     http_port: int = Field(default=0, ge=0, le=65535)
     grpc_port: int = Field(default=0, ge=0, le=65535)
     metrics_port: int = Field(default=0, ge=0, le=65535)

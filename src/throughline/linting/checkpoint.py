@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from throughline.contracts.linting import Finding, Rule
-from throughline.linting.documents import Document
+from throughline.documents import Document
 from throughline.linting.engine import Target, check_architecture
 
 SHARDS = Rule("shards", "error", "every shard of the index is there, whole, and has the tensors that the index says")

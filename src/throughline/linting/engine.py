@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from throughline.contracts.linting import Finding, Rule
-from throughline.linting.documents import Document
+from throughline.documents import Document
 
 NUM_TOKENS = Rule(
     "num-tokens", "error", "max_num_tokens holds a token of every sequence, and a prompt where it is not cut"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from throughline.contracts.errors import ConfigError
 from throughline.contracts.linting import Finding, Rule
+from throughline.documents import BrokenFile, Document, ModelConfigFile
 from throughline.linting import checkpoint, engine, llmapi, repository
-from throughline.linting.documents import BrokenFile, Document, ModelConfigFile
 from throughline.linting.engine import EngineDirectory, Target
 
 SYNTAX = Rule("syntax", "error", "a file can be read")

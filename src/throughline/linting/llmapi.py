@@ -7,7 +7,8 @@ from typing import Any
 
 from throughline.contracts.linting import Edit, Finding, Rule
 from throughline.contracts.text import did_you_mean, nearest
-from throughline.linting.documents import Document, ModelConfigFile, known_names
+from throughline.documents import Document, ModelConfigFile
+from throughline.linting.names import known_names
 
 UNKNOWN_KEY = Rule("llm-key", "error", "keys are arguments of LLM() at the level where they belong: others are refused")
 ENGINE_FLOW = Rule("engine-flow-key", "error", "keys of the engine flow are not given to the PyTorch back end")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from throughline.contracts.linting import Edit, Finding, Rule
 from throughline.contracts.text import did_you_mean, nearest
-from throughline.linting.documents import ModelConfigFile, known_names
+from throughline.documents import ModelConfigFile
 from throughline.linting.engine import EngineDirectory, Target
+from throughline.linting.names import known_names
 
 PLACEHOLDER = Rule(
     "placeholder", "error", "no ${placeholder} is left in a config.pbtxt: the back end takes it as not set"

@@ -8,15 +8,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from throughline.contracts.errors import DeployError
+from throughline.triton import llmapi
 from throughline.triton.model_config import INPUTS
 
-_KINDS = {name: kind.removeprefix("TYPE_") for name, kind, _ in INPUTS}
+_KINDS = {name: kind.removeprefix("TYPE_") for name, kind, _ in (*INPUTS, *llmapi.INPUTS)}
 _DTYPES = {"INT32": "int32", "UINT64": "uint64", "FP32": "float32", "BOOL": "bool"}
 
 
 @dataclass(frozen=True)
 class Response:
-    """One response of the engine model.
+    """One response of the engine model; what its layout does not have is empty or 0.
 
     Attributes:
         text: New text when streaming, else the whole text.
@@ -171,14 +172,14 @@ def _response(message: Any) -> Response:
     raw = {output.name: data for output, data in zip(message.outputs, contents, strict=True)}
 
     def text(name: str) -> str:
-        return raw[name][4:].decode("utf-8")
+        return raw.get(name, b"")[4:].decode("utf-8")
 
     def number(name: str) -> int:
-        return int.from_bytes(raw[name][:4], "little", signed=True)
+        return int.from_bytes(raw.get(name, b"")[:4], "little", signed=True)
 
     return Response(
         text=text("text_output"),
-        token_ids=tuple(int(item) for item in np.frombuffer(raw["output_ids"], dtype="<i4")),
+        token_ids=tuple(int(item) for item in np.frombuffer(raw.get("output_ids", b""), dtype="<i4")),
         finish_reason=text("finish_reason"),
         prompt_tokens=number("prompt_tokens"),
         completion_tokens=number("completion_tokens"),

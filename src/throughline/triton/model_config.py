@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from throughline.contracts.errors import DeployError
 from throughline.contracts.serving import ServeSpec
+from throughline.triton import llmapi
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -52,6 +53,7 @@ OUTPUTS: tuple[tuple[str, str, int], ...] = (
 NEWER_THAN_SERVER = frozenset({"model_metrics", "ensemble_scheduling.max_inflight_requests"})
 
 _PARAMETERS = (
+    "layout",
     "max_active_requests",
     "default_max_tokens",
     "exclude_input_in_output",
@@ -72,9 +74,10 @@ def render_config(name: str, *, version: int, engine_dir: Path, spec: ServeSpec)
     config.model_transaction_policy.decoupled = True
     config.version_policy.specific.versions.append(version)
     config.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
-    for tensor, kind, size in INPUTS:
+    inputs, outputs = (llmapi.INPUTS, llmapi.OUTPUTS) if spec.layout == "llmapi" else (INPUTS, OUTPUTS)
+    for tensor, kind, size in inputs:
         config.input.add(name=tensor, data_type=model_config_pb2.DataType.Value(kind), dims=[size], optional=True)
-    for tensor, kind, size in OUTPUTS:
+    for tensor, kind, size in outputs:
         config.output.add(name=tensor, data_type=model_config_pb2.DataType.Value(kind), dims=[size])
     config.parameters["engine_dir"].string_value = str(engine_dir)
     values = spec.model_dump(mode="json")

@@ -25,6 +25,7 @@ from throughline.contracts.serving import ServeSpec
 from throughline.triton import state as states
 from throughline.triton.client import InferenceError, TritonClient
 from throughline.triton.installation import assemble_backends, command, environment, find_installation
+from throughline.triton.repository import read_config
 
 HOST = "127.0.0.1"
 _WATCH_SECONDS = 0.5
@@ -272,11 +273,17 @@ class TritonServer:
             # leaves the processes as they are.
             stubs = list(self._find_stubs(model))
             self._stubs[model] = [stub for stub in stubs if stub not in former] or stubs
-            # Token id 0 exists in every vocabulary, and a token that comes back exercised everything.
-            probe = {"input_ids": [0], "max_tokens": 1, "ignore_eos": True}
-            answer = client.generate(model, probe)
-        if answer.completion_tokens < 1:
-            raise DeployError("the model made no token", where=model, seen=answer, fix=f"read {self.log_path}")
+            # A token that comes back exercised everything.
+            answers = list(client.stream(model, self._probe(model)))
+        if not answers or not answers[-1].finish_reason:
+            raise DeployError("the model made no token", where=model, seen=answers, fix=f"read {self.log_path}")
+
+    def _probe(self, model: str) -> dict[str, object]:
+        parameters = read_config(self.repository, model).parameters
+        if "layout" in parameters and parameters["layout"].string_value == "llmapi":
+            return {"text_input": "a", "sampling_param_max_tokens": 1, "return_finish_reason": True}
+        # Token id 0 exists in every vocabulary.
+        return {"input_ids": [0], "max_tokens": 1, "ignore_eos": True}
 
     def _find_stubs(self, model: str) -> Iterator[psutil.Process]:
         mark = f"{self.repository / model}{os.sep}"

@@ -24,6 +24,7 @@ RECIPES = (
     "compare",
     "plan",
     "lint",
+    "migrate",
     "quantize",
     "lifecycle",
 )

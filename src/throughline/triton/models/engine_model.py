@@ -24,6 +24,7 @@ sys.path[:0] = [
 
 from throughline.contracts.engine import EngineRuntime  # noqa: E402
 from throughline.triton.batching import Code, Scheduler, SchedulerSettings, Snapshot  # noqa: E402
+from throughline.triton.llmapi import to_text_contract  # noqa: E402
 from throughline.triton.requests import RequestDefaults, RequestError, parse_request  # noqa: E402
 from throughline.triton.streaming import FlushPolicy, Message  # noqa: E402
 
@@ -44,6 +45,7 @@ class TritonPythonModel:
         pointer = json.loads(Path(args["model_repository"], args["model_version"], "version.json").read_text("utf-8"))
         engine_dir = Path(pointer["engine_dir"])
         self._inputs = [item["name"] for item in config["input"]]
+        self._is_llmapi = parameters.get("layout") == "llmapi"
         self._encode, self._decode = _tokenizer(engine_dir)
         self._defaults = RequestDefaults(
             max_tokens=int(parameters["default_max_tokens"]),
@@ -75,12 +77,14 @@ class TritonPythonModel:
         """Checks requests and hands them to the scheduler; responses go through their senders."""
         for request in requests:
             channel = ResponseChannel(request.get_response_sender())
-            inputs = {}
+            inputs: dict[str, Any] = {}
             for name in self._inputs:
                 tensor = pb_utils.get_input_tensor_by_name(request, name)
                 if tensor is not None:
                     inputs[name] = tensor.as_numpy().reshape(-1)
             try:
+                if self._is_llmapi:
+                    inputs, channel.outputs = to_text_contract(inputs)
                 checked = parse_request(inputs, encode=self._encode, decode=self._decode, defaults=self._defaults)
             except RequestError as error:
                 # Its traceback would keep the request alive, and the server then cannot unload the model.
@@ -95,13 +99,19 @@ class TritonPythonModel:
 
 
 class ResponseChannel:
-    """`Channel` over a response sender of the Python backend."""
+    """`Channel` over a response sender of the Python backend; `outputs` are those to send, all of them if None."""
 
     def __init__(self, sender: Any) -> None:
         self._sender = sender
+        self.outputs: frozenset[str] | None = None
 
     def send(self, message: Message, *, final: bool) -> None:
         """Sends the outputs that `model_config` declares."""
+        if self.outputs is not None:
+            found = {"text_output": message.text, "finish_reason": message.finish_reason, "stop_reason": ""}
+            tensors = [_bytes(name, text) for name, text in found.items() if name in self.outputs]
+            self._send(pb_utils.InferenceResponse(tensors), final=final)
+            return
         response = pb_utils.InferenceResponse(
             [
                 _bytes("text_output", message.text),
@@ -111,6 +121,9 @@ class ResponseChannel:
                 _integers("output_ids", message.token_ids),
             ]
         )
+        self._send(response, final=final)
+
+    def _send(self, response: Any, *, final: bool) -> None:
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
 
     def fail(self, code: Code, text: str) -> None:
