@@ -22,6 +22,7 @@ _MOMENTS = {
     "loss": "when the backward pass begins, at the loss",
     "head": "in the output head's backward pass",
     "layer": "in a layer's backward pass",
+    "embedding": "in the embedding's backward pass",
     "step": "in the optimiser's step",
 }
 

@@ -27,6 +27,7 @@ class ModelShape:
         vocab: Rows of the embedding.
         tied: Whether the output head is the embedding.
         positions: Longest sequence that the model was made for.
+        window: Tokens that a token attends to at most; None for all before it.
     """
 
     family: str
@@ -39,6 +40,7 @@ class ModelShape:
     vocab: int
     tied: bool
     positions: int
+    window: int | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any], *, where: str) -> Self:
@@ -67,6 +69,11 @@ class ModelShape:
         heads, hidden = number("num_attention_heads"), number("hidden_size")
         # transformers' defaults: Qwen3 writes head_dim out, the others divide.
         head_dim = int(config.get("head_dim") or (128 if family == "qwen3" else hidden // heads))
+        # transformers' defaults: Mistral has a window unless it is null, Qwen's must be switched on.
+        windowed = family == "mistral" or bool(config.get("use_sliding_window", False))
+        window = config.get("sliding_window", 4096) if windowed else None
+        if window is not None:
+            window = number("sliding_window") if "sliding_window" in config else window
         return cls(
             family=family,
             layers=number("num_hidden_layers"),
@@ -78,6 +85,7 @@ class ModelShape:
             vocab=number("vocab_size"),
             tied=bool(config.get("tie_word_embeddings", False)),
             positions=number("max_position_embeddings"),
+            window=window,
         )
 
     @property

@@ -41,7 +41,7 @@ class TrainingMemory:
         recomputed: One layer's activations, where they are computed again.
         gathered: Weights and gradients of other shards that are there for a while.
         other: Context, workspaces, what the allocator loses.
-        moment: When most is needed: `loss`, `head`, `layer` or `step`.
+        moment: When most is needed: `loss`, `head`, `layer`, `embedding` or `step`.
         total: Bytes at that moment.
     """
 
@@ -67,6 +67,9 @@ def kept_per_token(shape: ModelShape, plan: TrainingPlanSpec) -> float:
     kept += 2 * _HALF * queries + 2 * _HALF * keys + _SINGLE * shape.heads
     if shape.family == "qwen3":
         kept += (_SINGLE + (0 if lora else _HALF)) * (queries + keys) + _SINGLE * (shape.heads + shape.kv_heads)
+    if shape.window is not None and plan.sequence_length >= shape.window:
+        # With a mask of its own attention takes keys and values for every query head, and the mask in 16 bits.
+        kept += 2 * _HALF * (queries - keys) + _HALF * plan.sequence_length
     if lora and plan.memory_efficient_lora:
         return kept + 2 * _HALF * shape.intermediate
     if lora:
@@ -121,6 +124,8 @@ def training_memory(shape: ModelShape, plan: TrainingPlanSpec) -> TrainingMemory
         "head": held + activations + 2 * bf16_logits + head + checkpoint,
         # The uppermost layer, when all activations are there, or the lowest, when its gradients alone are missing.
         "layer": bf16_logits + recomputed + max(held + head + activations - last_norm, gradients - last_gradients),
+        # A tied embedding has a gradient from each of its ends, which autograd adds into a third.
+        "embedding": gradients + bf16_logits + checkpoint + (2 * head if shape.tied else 0.0) if not lora else 0.0,
         "step": gradients + step,
     }
     moment = max(moments_of_step, key=lambda name: moments_of_step[name])

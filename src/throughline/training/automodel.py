@@ -152,6 +152,9 @@ def _recipe_class(on_step: OnStep, probe: Probe | None, log_path: Path | None, a
                     size, labels = batch["input_ids"].numel(), batch["labels"].numel()
                     started = time.perf_counter()
                     self._forward_backward_step(0, batch, loss_buffer=[], num_label_tokens=labels, num_batches=1)
+                    if torch.cuda.is_available():
+                        # A GPU is still at work when the call returns.
+                        torch.cuda.synchronize()
                     if index > first or len(dataset) == 1:
                         seconds += time.perf_counter() - started
                         tokens += size
