@@ -216,7 +216,7 @@ def train(models: list[tuple[str, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
 
 
 def serve(models: list[tuple[str, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """Yields planned and measured bytes of weights, a pass of `max_num_tokens`, a batch's sampling, and a full cache."""
+    """Yields planned and measured bytes: weights, a pass of `max_num_tokens`, a batch's sampling, a full cache."""
     import torch
 
     gpu = board()
@@ -287,7 +287,6 @@ def limits() -> Iterator[dict[str, Any]]:
     target = torch.empty_like(source)
     yield {"what": "copy", "unit": "B/s", "rate": 2 * source.numel() / median(lambda: target.copy_(source))}
     yield {"what": "read", "unit": "B/s", "rate": source.numel() / median(lambda: source.view(torch.int64).sum())}
-    del source, target
     side = 8192
     left, right = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     yield {"what": "bf16", "unit": "FLOP/s", "rate": 2 * side**3 / median(lambda: left @ right)}
@@ -356,8 +355,14 @@ def main() -> None:
             text += " ".join(f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, float))
         print(text, flush=True)
         out.parent.mkdir(parents=True, exist_ok=True)
-        host = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "transformers": transformers.__version__}
-        out.write_text(json.dumps({"command": f"python benchmarks/gpu_plan.py {arguments.what}", **host, "rows": found}))
+        values: dict[str, Any] = {
+            "command": f"python benchmarks/gpu_plan.py {arguments.what}",
+            "gpu": torch.cuda.get_device_name(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "rows": found,
+        }
+        out.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if "error" in found[0]:
         worst = max(found, key=lambda row: abs(row["error"]))
         print(f"worst {100 * worst['error']:+.1f} %: {worst['model']} {worst['settings']}")

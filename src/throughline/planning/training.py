@@ -2,7 +2,8 @@
 
 What autograd keeps is counted from transformers' Llama, Mistral, Qwen2 and Qwen3 with `sdpa` attention: float32 copies
 in norms, queries, keys, values and the attention's output, the MLP's inner results. Tests compare it with what the
-allocator of PyTorch reports on a CPU. The sharded terms, NF4's and `other_bytes` were never compared with a run.
+allocator of PyTorch reports on a CPU, and on an H100 with bitsandbytes' NF4 and 8-bit AdamW. The sharded terms were
+never compared with a run.
 """
 
 from __future__ import annotations
@@ -70,11 +71,16 @@ def kept_per_token(shape: ModelShape, plan: TrainingPlanSpec) -> float:
     if shape.window is not None and plan.sequence_length >= shape.window:
         # With a mask of its own attention takes keys and values for every query head, and the mask in 16 bits.
         kept += 2 * _HALF * (queries - keys) + _HALF * plan.sequence_length
-    if lora and plan.memory_efficient_lora:
+    if _own_backward(plan):
         return kept + 2 * _HALF * shape.intermediate
     if lora:
         kept += 7 * plan.lora_rank * (_HALF if plan.lora_dtype == "bf16" else _SINGLE)
     return kept + 4 * _HALF * shape.intermediate
+
+
+def _own_backward(plan: TrainingPlanSpec) -> bool:
+    """Returns whether NeMo AutoModel's backward pass takes the MLP's place; it does not on quantised weights."""
+    return plan.method == "lora" and plan.memory_efficient_lora
 
 
 def adapter_parameters(shape: ModelShape, rank: int) -> int:
@@ -104,7 +110,7 @@ def training_memory(shape: ModelShape, plan: TrainingPlanSpec) -> TrainingMemory
     activations = shape.layers * (checkpoint if plan.activation_checkpointing else layer) + last_norm - first_norm
     # While a layer is on its way back: the gradient that passes through it, what the MLP makes, and the gradient of one
     # of its weights. NeMo's own backward pass computes the activation again, partly in float32.
-    working = 7 * _HALF if lora and plan.memory_efficient_lora else 2 * _HALF
+    working = 7 * _HALF if _own_backward(plan) else 2 * _HALF
     passing = tokens * ((1 if lora else 2) * _HALF * shape.hidden + working * shape.intermediate)
     passing += 0 if lora else _HALF * shape.intermediate * shape.hidden
     recomputed = (layer if plan.activation_checkpointing else 0.0) + passing

@@ -39,7 +39,7 @@ def quantize(
         out_dir: Where to; `hf_quant_config.json` is written by ModelOpt.
         calibration: Token ids of training records.
         held_out: Validation records to compare the loss on; none of them may be a training record.
-        device: Where to compute, `cpu` or `cuda`; `cuda` has never been used.
+        device: Where to compute, `cpu` or `cuda`.
         on_progress: Hears `(phase, fraction of the phase)`.
 
     Raises:

@@ -36,6 +36,10 @@ NARROW = SMALL | {"vocab_size": 300, "intermediate_size": 1500}
 TIED = SMALL | {"model_type": "mistral", "tie_word_embeddings": True, "num_key_value_heads": 8, "sliding_window": None}
 LLAMA_8B = SMALL | {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "vocab_size": 128256}
 LLAMA_8B |= {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072}
+WINDOW = TIED | {"sliding_window": 64, "num_key_value_heads": 2}
+# Many rows in the embedding for few tokens.
+FEW = {"vocab_size": 9000, "num_hidden_layers": 2}
+SHORT = {"micro_batch_size": 1, "sequence_length": 64}
 LORA = {"method": "lora", "lora_rank": 8}
 CHECKPOINTING = {"activation_checkpointing": True}
 
@@ -51,34 +55,10 @@ def gpu(name: str) -> GpuSpec:
 def allocated(config: dict[str, Any], spec: TrainingPlanSpec) -> tuple[int, int]:
     """Bytes of weights and optimiser, and the most beyond them within a step, as PyTorch's profiler counts them."""
     import torch
-    from nemo_automodel.components._peft.lora import PeftConfig, apply_lora_to_linear_modules
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    made = AutoConfig.for_model(**config)
-    model = AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16, attn_implementation="sdpa")
-    if spec.method == "lora":
-        model.requires_grad_(False)
-        peft = PeftConfig(target_modules=["*_proj"], dim=spec.lora_rank, alpha=8)
-        peft.use_memory_efficient_lora = spec.memory_efficient_lora
-        apply_lora_to_linear_modules(model, peft)
-    if spec.activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        if spec.method == "lora":
-            model.enable_input_require_grads()
-    model.train()
-    kernel: dict[str, Any] = {spec.optimizer_kernel: True}
-    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-3, **kernel)
-    ids = torch.randint(0, config["vocab_size"], (spec.micro_batch_size, spec.sequence_length))
+    from benchmarks.gpu_plan import training_step
 
-    def step() -> None:
-        for _ in range(spec.gradient_accumulation_steps):
-            # As NeMo AutoModel does it: the output with its logits is there until the backward pass has ended.
-            output = model(input_ids=ids, labels=ids, use_cache=False)
-            output.loss.backward()
-            del output
-        optimizer.step()
-        optimizer.zero_grad()
-
+    model, optimizer, step = training_step(config, spec, "cpu")
     step()
     kept = [*model.parameters(), *(value for state in optimizer.state.values() for value in state.values())]
     sizes = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in kept}
@@ -114,6 +94,10 @@ def allocated(config: dict[str, Any], spec: TrainingPlanSpec) -> tuple[int, int]
         (NARROW, {"method": "full"} | CHECKPOINTING, "layer"),
         (NARROW, {"method": "full", "gradient_accumulation_steps": 2}, "layer"),
         (NARROW, LORA | {"memory_efficient_lora": False}, "layer"),
+        (TIED | FEW, {"method": "full"} | SHORT, "embedding"),
+        (SMALL | FEW, {"method": "full"} | SHORT, "embedding"),
+        (WINDOW, LORA, "loss"),
+        (WINDOW | {"vocab_size": 300}, LORA, "layer"),
     ],
 )
 def test_a_step_takes_what_the_allocator_counts(config: dict[str, Any], settings: dict[str, Any], moment: str) -> None:
