@@ -54,6 +54,27 @@ def guided(tokens: int = 200, **guide: str) -> SamplingParams:
     return SamplingParams(max_tokens=tokens, guided_decoding=GuidedDecodingParams(**guide))
 
 
+def test_endless_white_space_is_stopped(runtime: EngineRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON allows any amount of it between two parts, and a random model likes to stay there."""
+    from throughline.engines.cpu import runtime as module
+
+    monkeypatch.setattr(module, "MOST_BLANKS", 4)
+    schema = json.dumps(SCHEMA)
+    ends: dict[str, tuple[str, str]] = {}
+    for start in range(3, 60, 3):
+        runtime.submit(str(start), [start, start + 1], guided(120, json=schema))
+    while runtime.has_work():
+        for output in runtime.step():
+            text, _ = ends.get(output.request_id, ("", ""))
+            ends[output.request_id] = (text + output.text, output.error or output.finish_reason or "")
+    stopped = {name: text for name, (text, reason) in ends.items() if "white space" in reason}
+    assert stopped
+    for name, (text, _) in ends.items():
+        runs = [len(run) for run in re.findall(r"\s+", text)]
+        # A run is as long as the limit and the token that crossed it, and only in what was stopped.
+        assert (max(runs, default=0) > 4) == (name in stopped), repr(text)
+
+
 def test_a_tool_call_is_in_the_wire_form_and_satisfies_its_schema(runtime: EngineRuntime) -> None:
     from jsonschema import Draft202012Validator
 

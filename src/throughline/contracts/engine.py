@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from throughline.contracts.config import StrictModel, parse
 from throughline.contracts.errors import EngineError
@@ -22,6 +22,33 @@ Calibration = Literal["none", "mixed_precision", "awq", "scale_estimation", "awq
 GemmPlugin = Literal["auto", "fp8", "nvfp4", "disable"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 ENGINE_FILE = "engine.json"
+
+
+class SpeculativeConfig(StrictModel):
+    """Speculative decoding in TensorRT-LLM's names (`speculative_config` of `LLM()`): guessed tokens, checked at once.
+
+    Greedy answers stay what they were. Sampled ones come from other random numbers, and on the CPU a seed does not repeat
+    an answer beside a draft model (OpenVINO GenAI 2026.4).
+
+    Attributes:
+        decoding_type: `NGram` guesses what followed the same tokens before, in prompt or answer. `Draft_Target` lets
+            a smaller engine guess.
+        max_draft_len: Tokens guessed in a step.
+        max_matching_ngram_size: Longest run of tokens that `NGram` looks for.
+        speculative_model_dir: The smaller model: an engine directory with the same tokenizer on the CPU, a checkpoint
+            for TensorRT-LLM.
+    """
+
+    decoding_type: Literal["NGram", "Draft_Target"]
+    max_draft_len: int = Field(default=4, ge=1)
+    max_matching_ngram_size: int = Field(default=3, ge=1)
+    speculative_model_dir: Path | None = None
+
+    @model_validator(mode="after")
+    def _draft_has_a_model(self) -> Self:
+        if (self.decoding_type == "Draft_Target") != (self.speculative_model_dir is not None):
+            raise ValueError("speculative_model_dir goes with decoding_type=Draft_Target, and that with it")
+        return self
 
 
 class EngineSpec(StrictModel):
@@ -54,6 +81,7 @@ class EngineSpec(StrictModel):
             FP8 at large batches.
         multiple_profiles: Several TensorRT optimisation profiles: faster kernels, a longer build.
         max_lora_rank: Largest rank of adapters that are served; 0 for none.
+        speculative_config: Speculative decoding; None for one token a step.
     """
 
     backend: Backend = "cpu"
@@ -80,6 +108,7 @@ class EngineSpec(StrictModel):
     gemm_plugin: GemmPlugin = "auto"
     multiple_profiles: bool = False
     max_lora_rank: int = Field(default=0, ge=0)
+    speculative_config: SpeculativeConfig | None = None
 
 
 @dataclass(frozen=True)

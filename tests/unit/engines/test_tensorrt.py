@@ -124,6 +124,18 @@ def test_the_pytorch_flow(tmp_path: Path) -> None:
     assert lint(tmp_path / "model.yaml") == []
 
 
+@pytest.mark.parametrize(
+    "speculation",
+    [{"decoding_type": "NGram"}, {"decoding_type": "Draft_Target", "speculative_model_dir": "/draft"}],
+)
+def test_speculation_goes_to_llm_as_it_is(tmp_path: Path, speculation: dict[str, Any]) -> None:
+    path = tmp_path / "model.yaml"
+    path.write_text(yaml.safe_dump(model_yaml(spec(backend="pytorch", speculative_config=speculation), "/checkpoint")))
+    written = yaml.safe_load(path.read_text())["speculative_config"]
+    assert speculation.items() <= written.items() and written["max_draft_len"] == 4
+    assert lint(path) == []
+
+
 def test_bf16_needs_no_build_in_the_pytorch_flow(tmp_path: Path) -> None:
     job(tmp_path, spec(backend="pytorch", precision="bf16"))
     done, calls = run(tmp_path)
@@ -167,6 +179,7 @@ def test_what_is_written_keeps_the_linters_rules(
         ({"calibration": "awq"}, r"calibration is of the CPU back end"),
         ({"num_threads": 2}, r"num_threads is of the CPU back end"),
         ({"backend": "pytorch", "multiple_profiles": True}, r"multiple_profiles is of TensorRT engines"),
+        ({"speculative_config": {"decoding_type": "NGram"}}, r"built here without speculative decoding.*pytorch"),
         ({"max_num_tokens": 32}, r"a token of every sequence.*max_batch_size=64"),
         ({"enable_chunked_context": False, "max_num_tokens": 2048}, r"whole prompt must fit one iteration"),
         ({"precision": "int4_awq", "group_size": 64}, r"blocks of 128 alone.*64"),

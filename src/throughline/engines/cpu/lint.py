@@ -23,6 +23,7 @@ RUNTIME_FIELDS = frozenset(
         "enable_block_reuse",
         "enable_chunked_context",
         "num_threads",
+        "speculative_config",
     }
 )
 _OF_GPUS = {"tp_size": 1, "pp_size": 1, "gemm_plugin": "auto", "multiple_profiles": False, "max_lora_rank": 0}
@@ -62,6 +63,15 @@ def check_spec(spec: EngineSpec) -> None:
         if value != neutral:
             raise _refuse("what is of GPUs alone", field, value, f"set {field}={neutral}, or take engine=gpu")
     _check_quantisation(spec)
+    speculation = spec.speculative_config
+    if speculation is not None and speculation.decoding_type == "Draft_Target" and spec.enable_block_reuse:
+        # OpenVINO GenAI 2026.4: a step fails once a sampled request meets blocks of an earlier one.
+        raise EngineLintError(
+            "a draft engine does not go with shared KV blocks",
+            where="engine.enable_block_reuse",
+            seen="true, speculative_config.decoding_type=Draft_Target",
+            fix="set enable_block_reuse=false, or take decoding_type=NGram",
+        )
     if not spec.enable_chunked_context and spec.max_num_tokens < spec.max_seq_len:
         raise EngineLintError(
             "without enable_chunked_context a whole prompt must fit one iteration",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,12 @@ from throughline.engines.cpu.guided import DETOKENIZER_FILE, check_guide, struct
 from throughline.engines.cpu.lint import ComputePlan, kv_blocks, plan_compute
 from throughline.engines.cpu.openvino_env import cpu_supports, openvino, openvino_genai, processor
 from throughline.engines.cpu.requests import check_length, check_params, check_prompt
+from throughline.engines.cpu.speculative import draft_folders, speculate
 from throughline.engines.detokenizer import Detokenizer
 from throughline.engines.vocabulary import Vocabulary
+
+# Deeper than any indentation that a schema is written in.
+MOST_BLANKS = 256
 
 
 @dataclass(slots=True)
@@ -42,7 +47,9 @@ class _Request:
     has_stop_strings: bool
     min_tokens: int
     logprobs: bool
+    free_blanks: bool
     completion_tokens: int = 0
+    blanks: int = 0
 
 
 class CpuEngineRuntime:
@@ -113,6 +120,8 @@ class CpuEngineRuntime:
             output = self._read(request) if handle.can_read() else self._ended_silently(request)
             if output is None:
                 continue
+            if request.free_blanks and output.finish_reason is None:
+                output = self._bound_blanks(request, output)
             outputs.append(output)
             if output.finish_reason is not None:
                 ended.append(request.request_id)
@@ -194,6 +203,7 @@ class CpuEngineRuntime:
         # The pipeline's own ids: ours, so that a caller's cannot collide (a collision breaks the pipeline).
         self._next_id += 1
         config = generation_config(self._genai, params, self.info.eos_token_ids, stop_ids)
+        speculate(config, self.spec.speculative_config)
         handle = self._pipeline.add_request(self._next_id, self._tensor(ids), config)
         return _Request(
             request_id,
@@ -206,6 +216,7 @@ class CpuEngineRuntime:
             any(params.stop),
             params.min_tokens,
             params.logprobs,
+            params.guided_decoding is not None and params.guided_decoding.json is not None,
         )
 
     def _read(self, request: _Request) -> StepOutput | None:
@@ -255,6 +266,21 @@ class CpuEngineRuntime:
     def _shown(request: _Request, tokens: list[int], reason: FinishReason | None) -> list[int]:
         """The tokens without the one that stopped the request, which has no text."""
         return tokens[:-1] if reason == "stop" and tokens and tokens[-1] in request.stop_ids else tokens
+
+    def _bound_blanks(self, request: _Request, output: StepOutput) -> StepOutput:
+        """Ends a JSON answer that is nothing but white space: the grammar allows any amount between two parts."""
+        shown = output.text.rstrip()
+        request.blanks = len(output.text) - len(shown) + (0 if shown else request.blanks)
+        if request.blanks <= MOST_BLANKS:
+            return output
+        request.handle.stop()
+        error = EngineError(
+            "answer was stopped in endless white space",
+            where="guided_decoding.json",
+            seen=f"{request.blanks} characters of it in a row",
+            fix="say in the prompt what JSON is wanted, or guide by a regex or grammar without white space",
+        )
+        return dataclasses.replace(output, finish_reason="error", error=str(error))
 
     def _ended_silently(self, request: _Request) -> StepOutput | None:
         """An error for a request that the pipeline gave up without saying so."""
@@ -395,6 +421,15 @@ def pipeline_factory(engine_dir: Path, info: EngineInfo, spec: EngineSpec, plan:
         }
         if spec.num_threads:
             properties["INFERENCE_NUM_THREADS"] = spec.num_threads
-        return genai.ContinuousBatchingPipeline(str(engine_dir), scheduler, "CPU", properties)
+        speculation = spec.speculative_config
+        if speculation is None:
+            return genai.ContinuousBatchingPipeline(str(engine_dir), scheduler, "CPU", properties)
+        if speculation.speculative_model_dir is None:
+            return genai.ContinuousBatchingPipeline(
+                str(engine_dir), scheduler, "CPU", properties | {"prompt_lookup": True}
+            )
+        with draft_folders(engine_dir, info, speculation.speculative_model_dir) as (target, draft):
+            guess = genai.draft_model(str(draft), "CPU", **properties)
+            return genai.ContinuousBatchingPipeline(str(target), scheduler, "CPU", properties | {"draft_model": guess})
 
     return make

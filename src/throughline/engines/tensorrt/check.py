@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from throughline.contracts.engine import EngineSpec
 from throughline.contracts.errors import EngineError, EngineLintError
+from throughline.contracts.quantization import Quantised
 
 # `--qformat` of `examples/quantization/quantize.py` (TensorRT-LLM 1.2.x) and the `quant_algo` that it writes.
 QFORMATS = {
@@ -70,6 +71,13 @@ def check_spec(spec: EngineSpec) -> None:
             )
     if spec.backend == "pytorch":
         _refuse_engine_settings(spec)
+    elif spec.speculative_config is not None:
+        raise EngineError(
+            "TensorRT engines are built here without speculative decoding",
+            where="engine.speculative_config",
+            seen=spec.speculative_config.decoding_type,
+            fix="take engine=pytorch",
+        )
     _check_sizes(spec)
     if spec.gemm_plugin in ("fp8", "nvfp4") and spec.gemm_plugin != spec.precision:
         raise EngineLintError(
@@ -141,3 +149,36 @@ def check_shape(spec: EngineSpec, *, heads: int, inputs: Mapping[str, int]) -> N
             seen=", ".join(f"{name}={size}" for name, size in wrong.items()),
             fix="take fp8 or int8",
         )
+
+
+def as_quantised(spec: EngineSpec, found: Quantised) -> EngineSpec:
+    """Returns the spec for a checkpoint that is quantised already, its KV cache as it was calibrated.
+
+    Raises:
+        EngineError: If the PyTorch flow does not run the format, or the spec asks for another one.
+    """
+    known = {algorithm: name for name, (_, algorithm) in QFORMATS.items() if name in MODELOPT}
+    if found.algorithm not in known:
+        raise EngineError(
+            "the PyTorch flow does not run checkpoints of this format",
+            where="checkpoint",
+            seen=found.algorithm,
+            fix=f"quantise to one of {', '.join(MODELOPT)}",
+        )
+    precision = known[found.algorithm]
+    if spec.precision != precision:
+        raise EngineError(
+            "the checkpoint is quantised otherwise",
+            where="engine.precision",
+            seen=f"{spec.precision} asked for, the checkpoint is {found.algorithm}",
+            fix=f"set quant={precision}",
+        )
+    own = {"FP8": "fp8", "NVFP4": "nvfp4"}.get(found.kv_cache_algorithm or "", "bf16")
+    if spec.kv_cache_dtype not in ("auto", own):
+        raise EngineError(
+            "the checkpoint's KV cache is of another type",
+            where="engine.kv_cache_dtype",
+            seen=f"{spec.kv_cache_dtype} asked for, the checkpoint has scales for {found.kv_cache_algorithm or 'none'}",
+            fix=f"set kv_cache_dtype={own}, or quantise with quantize.kv_cache_qformat",
+        )
+    return spec.model_copy(update={"kv_cache_dtype": own})

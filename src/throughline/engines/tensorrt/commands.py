@@ -118,6 +118,17 @@ def model_yaml(spec: EngineSpec, model: str) -> dict[str, Any]:
         "cuda_graph_config": {"max_batch_size": spec.max_batch_size, "enable_padding": True},
         "triton_config": {"max_batch_size": 0, "decoupled": True},
     }
+    speculation = spec.speculative_config
+    if speculation is not None:
+        own: dict[str, Any] = {
+            "NGram": {"max_matching_ngram_size": speculation.max_matching_ngram_size},
+            "Draft_Target": {"speculative_model_dir": str(speculation.speculative_model_dir)},
+        }[speculation.decoding_type]
+        values["speculative_config"] = {
+            "decoding_type": speculation.decoding_type,
+            "max_draft_len": speculation.max_draft_len,
+            **own,
+        }
     if spec.max_lora_rank:
         values["lora_config"] = {
             "lora_target_modules": [

@@ -14,6 +14,7 @@ import yaml
 from throughline.contracts.config import StrictModel
 from throughline.contracts.engine import EngineSpec
 from throughline.contracts.errors import EngineError
+from throughline.contracts.quantization import Quantised
 from throughline.engines.tensorrt import commands
 from throughline.engines.tensorrt.check import CALIBRATED, check_spec
 
@@ -62,13 +63,17 @@ class Requirement(StrictModel):
 
 
 class BuildJob(StrictModel):
-    """`job.json`: what is to be built, from what, and where."""
+    """`job.json`: what is to be built, from what, and where.
+
+    `quantised` says of a checkpoint that comes quantised how it is, and what its score was.
+    """
 
     status: Literal["planned, not built"] = "planned, not built"
     name: str
     spec: EngineSpec
     checkpoint_digest: str
     dataset_digest: str | None
+    quantised: str | None = None
     tensorrt_llm: str = commands.TENSORRT_LLM_VERSION
     container: str = commands.CONTAINER
     commands: tuple[tuple[str, ...], ...]
@@ -102,6 +107,7 @@ def write_job(
     checkpoint_digest: str,
     dataset_digest: str | None = None,
     texts: Sequence[str] = (),
+    quantised: Quantised | None = None,
 ) -> BuildJob:
     """Writes a job into an empty folder.
 
@@ -113,25 +119,27 @@ def write_job(
         checkpoint_digest: Digest of the checkpoint to build from.
         dataset_digest: Digest of the dataset that `texts` are from.
         texts: Training records for a calibrated precision, in the checkpoint's own format.
+        quantised: How the checkpoint is quantised already; then it is served as it is.
 
     Raises:
         EngineError: If the back end cannot honour the spec, or calibration texts are missing.
         EngineLintError: If two fields contradict each other.
     """
     check_spec(spec)
-    if spec.precision in CALIBRATED and not texts:
+    if spec.precision in CALIBRATED and quantised is None and not texts:
         raise EngineError(
             "this precision is calibrated and there are no records to calibrate on",
             where="engine.precision",
             seen=spec.precision,
             fix="name a dataset (dataset=…)",
         )
-    steps = commands.steps(spec)
+    steps = commands.steps(spec) if quantised is None else ()
     job = BuildJob(
         name=name,
         spec=spec,
         checkpoint_digest=checkpoint_digest,
         dataset_digest=dataset_digest,
+        quantised=f"{quantised.algorithm}, score: {quantised.score}" if quantised is not None else None,
         commands=tuple(step.words for step in steps),
         requirement=requirement,
     )
