@@ -28,7 +28,8 @@ from throughline import engines
 from throughline.contracts.engine import CalibrationData, EngineSpec
 from throughline.contracts.evaluation import SuiteSpec
 from throughline.data import calibration_records
-from throughline.engines.cpu.openvino_env import openvino, processor
+from throughline.engines.cpu.logits import answer_logits
+from throughline.engines.cpu.openvino_env import processor
 from throughline.evaluation.generate import generate
 from throughline.evaluation.questions import load_questions
 from throughline.evaluation.suite import score
@@ -65,26 +66,6 @@ def held_out(dataset: Path, count: int) -> list[tuple[list[int], list[int]]]:
         (row["input_ids"], [index - 1 for index, label in enumerate(row["labels"]) if label >= 0 and index])
         for row in rows
     ]
-
-
-def answer_logits(engine: Path, records: list[tuple[list[int], list[int]]]) -> Logits:
-    """Runs the engine's graph on whole records in float32; logits [answer tokens, vocabulary] of each."""
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "KV_CACHE_PRECISION": "f32"}
-    request = (
-        openvino().Core().compile_model(str(engine / "openvino_model.xml"), "CPU", settings).create_infer_request()
-    )
-    found = []
-    for ids, positions in records:
-        request.reset_state()
-        length = len(ids)
-        inputs = {
-            "input_ids": np.array([ids], np.int64),
-            "attention_mask": np.ones((1, length), np.int64),
-            "position_ids": np.arange(length, dtype=np.int64)[None],
-            "beam_idx": np.zeros(1, np.int32),
-        }
-        found.append(request.infer(inputs)["logits"][0, positions].copy())
-    return found
 
 
 def distance(reference: Logits, other: Logits) -> dict[str, float]:
@@ -139,7 +120,7 @@ def measure(args: argparse.Namespace, values: dict[str, Any], scratch: Path, ref
         data = CalibrationData(calibration_records(args.dataset, args.records, args.seed), args.dataset.name)
     report = engines.build(args.checkpoint, spec, scratch, calibration=data)
     records = held_out(args.dataset, args.held_out)
-    logits = answer_logits(scratch, records)
+    logits = list(answer_logits(scratch, records))
     row: dict[str, Any] = {
         "spec": values,
         "weights_mib": round(report.info.weight_bytes / MIB, 1),

@@ -26,20 +26,23 @@ from recipes.config import PathsSpec as PathsSpec
 from recipes.config import RecipeConfig as RecipeConfig
 from recipes.logs import set_up_logging
 from throughline.artifacts import Artifact, ArtifactStore
-from throughline.contracts.errors import ThroughlineError
+from throughline.contracts.errors import StorageError, ThroughlineError
+from throughline.contracts.storage import storage_errors
 from throughline.reporting import console
 
 # As a shell counts a command that SIGPIPE ended.
 BROKEN_PIPE = 141
+_SWEEPS = {"-m", "--multirun"}
 
 
 def recipe(
-    schema: type[C], *, nemo: bool = False, capture: bool = True
+    schema: type[C], *, nemo: bool = False, capture: bool = True, after_sweep: Callable[[], None] | None = None
 ) -> Callable[[Callable[[C], None]], Callable[[], None]]:
     """Makes `function(config)` a command: Hydra composes `conf/<module>.yaml`, `schema` validates it.
 
     With `nemo` the command runs under NeMo's `hydra_runner`, as NeMo's own training scripts do. With `capture`
     what libraries print goes to a log; a command that reads from the terminal needs its own descriptors.
+    `after_sweep` is called once the last job of a sweep (`-m`) has ended well.
 
     The command exits with 0, or with the error's code: 1 a fault of ours, 2 the user's input, 3 a gate
     said no, 4 a gate could not tell, 130 after Ctrl-C.
@@ -50,7 +53,7 @@ def recipe(
         doc = sys.modules[function.__module__].__doc__ or ""
 
         def command() -> None:
-            sys.exit(run(name, doc, schema, function, nemo=nemo, capture=capture))
+            sys.exit(run(name, doc, schema, function, nemo=nemo, capture=capture, after_sweep=after_sweep))
 
         return command
 
@@ -65,6 +68,7 @@ def run(
     *,
     nemo: bool = False,
     capture: bool = True,
+    after_sweep: Callable[[], None] | None = None,
 ) -> int:
     """Runs a recipe with `sys.argv` and returns its exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -73,12 +77,13 @@ def run(
 
     def job(config: DictConfig) -> None:
         settings = to_schema(config, schema)
-        if settings.log.shows_foreign:
-            foreign.stop(replay=True)
-        else:
-            foreign.move_to(_log_path(settings.store(), name))
-        set_up_logging(settings.log)
-        function(settings)
+        with storage_errors(settings.store().home):
+            if settings.log.shows_foreign:
+                foreign.stop(replay=True)
+            else:
+                foreign.move_to(_log_path(settings.store(), name))
+            set_up_logging(settings.log)
+            function(settings)
 
     def guarded(config: DictConfig) -> None:
         try:
@@ -90,10 +95,12 @@ def run(
 
     # Until the process ends, since libraries print when they are unloaded too.
     foreign = console.Capture(silent=os.environ.get("RANK", "0") != "0")
-    if capture and _runs():
-        foreign.start()
     try:
+        if capture and _runs():
+            _start(foreign)
         _runner(name, nemo=nemo and _runs())(guarded)()
+        if after_sweep is not None and _SWEEPS & set(sys.argv[1:]):
+            after_sweep()
     except _Failed as failed:
         code = report(failed.error)
     except (HydraException, OmegaConfBaseException) as error:
@@ -124,9 +131,26 @@ class _Failed(BaseException):
         self.error = error
 
 
+def _start(foreign: console.Capture) -> None:
+    """Opens the capture, which needs a temporary file.
+
+    Raises:
+        StorageError: If no disk has room for one; the standard library then finds no folder for it.
+    """
+    try:
+        foreign.start()
+    except OSError as error:
+        raise StorageError(
+            "no disk takes a temporary file",
+            where="TMPDIR",
+            seen=error.strerror,
+            fix="free some space, or name another folder: TMPDIR=…",
+        ) from error
+
+
 def _runs() -> bool:
     """Whether the command runs the recipe: help and `--cfg` print through Hydra, which must not be caught."""
-    return all(not argument.startswith("-") or argument in {"-m", "--multirun"} for argument in sys.argv[1:])
+    return all(not argument.startswith("-") or argument in _SWEEPS for argument in sys.argv[1:])
 
 
 def _log_path(store: ArtifactStore, name: str) -> Path:

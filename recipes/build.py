@@ -1,7 +1,7 @@
 """Builds an engine from a checkpoint, or writes the build of a GPU engine as a job.
 
 python -m recipes.build quant=int8
-python -m recipes.build -m quant=bf16,int8,int4,int4_rtn
+python -m recipes.build -m quant=bf16,int8,int4,int4_rtn              # and compares what it has built
 python -m recipes.build engine=gpu quant=fp8                          # TensorRT-LLM: planned, not built
 python -m recipes.build engine=gpu quant=fp8 readback=/engines/llama  # is what was built what was asked for?
 """
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipes import app
+from recipes import app, build_matrix, references
+from recipes.build_matrix import MatrixSpec
 from recipes.sources import Source, find_source
 from throughline.artifacts import Artifact, ArtifactStore, code_version
 from throughline.contracts.engine import CalibrationData, EngineInfo, EngineSpec
+from throughline.contracts.errors import ArtifactError
 from throughline.engines import builder
 
 CALIBRATION_FIX = (
@@ -35,6 +37,7 @@ class Config(app.RecipeConfig):
     dataset: str = "latest"
     name: str = ""
     readback: Path | None = None
+    matrix: MatrixSpec = MatrixSpec()
 
 
 def make(config: Config) -> Artifact:
@@ -128,7 +131,7 @@ def _calibration(config: Config, dataset: Artifact | None) -> CalibrationData | 
     return CalibrationData(records, dataset.digest)
 
 
-@app.recipe(Config)
+@app.recipe(Config, after_sweep=build_matrix.finish)
 def main(config: Config) -> None:
     """Runs the recipe."""
     if config.readback is not None:
@@ -181,6 +184,8 @@ def _build(config: Config) -> None:
             },
         )
     )
+    built = build_matrix.Built(info.name, artifact, _dataset(config, artifact))
+    build_matrix.SWEEP.add(config.store(), config.matrix, config.seed, built)
     for note in artifact.manifest.metrics["notes"]:
         app.echo(f"note   {note}")
     app.made(
@@ -188,6 +193,14 @@ def _build(config: Config) -> None:
         again=artifact.digest in known,
         next_command=f"python -m recipes.evaluate target={artifact.digest[:12]}",
     )
+
+
+def _dataset(config: Config, engine: Artifact) -> Artifact | None:
+    """Returns the records that the engines of a sweep can be scored on; None without any."""
+    try:
+        return references.dataset(config.store(), config.dataset, engine.path, engine)
+    except ArtifactError:
+        return None
 
 
 if __name__ == "__main__":

@@ -120,15 +120,14 @@ def model_yaml(spec: EngineSpec, model: str) -> dict[str, Any]:
     }
     speculation = spec.speculative_config
     if speculation is not None:
-        own: dict[str, Any] = {
-            "NGram": {"max_matching_ngram_size": speculation.max_matching_ngram_size},
-            "Draft_Target": {"speculative_model_dir": str(speculation.speculative_model_dir)},
-        }[speculation.decoding_type]
         values["speculative_config"] = {
             "decoding_type": speculation.decoding_type,
             "max_draft_len": speculation.max_draft_len,
-            **own,
         }
+        if speculation.speculative_model_dir is None:
+            values["speculative_config"]["max_matching_ngram_size"] = speculation.max_matching_ngram_size
+        else:
+            values["speculative_config"]["speculative_model_dir"] = str(speculation.speculative_model_dir)
     if spec.max_lora_rank:
         values["lora_config"] = {
             "lora_target_modules": [
