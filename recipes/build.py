@@ -73,7 +73,7 @@ def make(config: Config) -> Artifact:
                 run.directory,
                 lambda phase, fraction: progress.update(int(100 * fraction), phase=phase),
                 name=name,
-                calibration=_calibration(config, dataset),
+                calibration=_calibration(source),
             )
         return run.commit(
             metrics={
@@ -95,15 +95,7 @@ def make_job(config: Config) -> Artifact:
     store = config.store()
     source = _source(config, store, calibrated=config.engine.precision in CALIBRATED)
     return build_job.make_job(
-        store,
-        config.engine,
-        source.folder,
-        name=f"{source.name}-{config.engine.backend}",
-        stage_config=source.stage_config,
-        sources=source.inputs,
-        checkpoint_digest=source.digest,
-        dataset=source.dataset,
-        seed=config.seed,
+        store, config.engine, name=f"{source.name}-{config.engine.backend}", source=source, seed=config.seed
     )
 
 
@@ -114,6 +106,8 @@ def _source(config: Config, store: ArtifactStore, *, calibrated: bool) -> Source
         {"engine": config.engine.model_dump(mode="json")},
         suffix=precision_name(config.engine),
         fix=CALIBRATION_FIX if calibrated else None,
+        calib_size=config.engine.calib_size,
+        takes_quantised=config.engine.backend == "pytorch",
     )
 
 
@@ -122,13 +116,12 @@ def precision_name(spec: EngineSpec) -> str:
     return "int4-rtn" if spec.precision == "int4" and spec.calibration == "none" else spec.precision
 
 
-def _calibration(config: Config, dataset: Artifact | None) -> CalibrationData | None:
-    if dataset is None:
+def _calibration(source: Source) -> CalibrationData | None:
+    if source.calibration is None or source.dataset is None:
         return None
-    from throughline.data import calibration_records
+    from throughline.data import Calibration
 
-    records = calibration_records(dataset.path, config.engine.calib_size, config.seed)
-    return CalibrationData(records, dataset.digest)
+    return CalibrationData(Calibration.read(source.calibration.path).token_ids, source.dataset.digest)
 
 
 @app.recipe(Config, after_sweep=build_matrix.finish)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recipes.sources import Source
 from throughline.artifacts import Artifact, ArtifactStore, code_version
+from throughline.checkpoints import check_finite, check_weights, read_tensors
 from throughline.contracts.engine import EngineSpec
 from throughline.contracts.errors import EngineLintError
 from throughline.contracts.planning import PlanSpec
 from throughline.contracts.report import Column, Table
 from throughline.engines.tensorrt import BuildJob, Difference, Requirement, read_back, write_job
-from throughline.engines.tensorrt.check import CALIBRATED, check_shape
+from throughline.engines.tensorrt.check import CALIBRATED, as_quantised, check_shape
 from throughline.planning.memory import weight_bytes
 from throughline.planning.shape import ModelShape, read_shape
 
@@ -38,25 +39,19 @@ def requirement(shape: ModelShape, spec: EngineSpec) -> Requirement:
     )
 
 
-def make_job(
-    store: ArtifactStore,
-    spec: EngineSpec,
-    folder: Path,
-    *,
-    name: str,
-    stage_config: Mapping[str, object],
-    sources: Mapping[str, Artifact],
-    checkpoint_digest: str,
-    dataset: Artifact | None,
-    seed: int,
-) -> Artifact:
+def make_job(store: ArtifactStore, spec: EngineSpec, *, name: str, source: Source, seed: int) -> Artifact:
     """Makes the job, or finds it."""
+    folder, dataset = source.folder, source.dataset
+    if source.quantised is not None:
+        spec = as_quantised(spec, source.quantised)
     stage = store.stage(
         "build-job",
         name,
-        inputs=dict(sources),
-        config=dict(stage_config),
-        code_version=code_version("throughline.engines.tensorrt", "throughline.contracts.engine"),
+        inputs=source.inputs,
+        config=source.stage_config,
+        code_version=code_version(
+            "throughline.engines.tensorrt", "throughline.contracts.engine", "throughline.contracts.quantization"
+        ),
         seed=seed if dataset else 0,
     )
     with stage as run:
@@ -66,27 +61,33 @@ def make_job(
         sizes = {"hidden_size": shape.hidden, "intermediate_size": shape.intermediate}
         sizes["num_attention_heads * head_dim"] = shape.heads * shape.head_dim
         check_shape(spec, heads=shape.heads, inputs=sizes)
+        if source.quantised is None:
+            check_weights(folder)
+        else:
+            check_finite(read_tensors(folder))
         needs = requirement(shape, spec)
         write_job(
             run.directory,
             name=name,
             spec=spec,
             requirement=needs,
-            checkpoint_digest=checkpoint_digest,
+            checkpoint_digest=source.digest,
             dataset_digest=dataset.digest if dataset else None,
-            texts=_texts(dataset.path, folder, spec.calib_size, seed) if dataset else (),
+            texts=_texts(source.calibration, folder) if source.calibration else (),
+            quantised=source.quantised,
         )
         return run.commit(metrics={"status": "planned, not built", "expected": needs.model_dump(mode="json")})
 
 
-def _texts(dataset: Path, checkpoint: Path, count: int, seed: int) -> list[str]:
-    """Training records as text, special tokens included: the scripts tokenise them again."""
+def _texts(calibration: Artifact, checkpoint: Path) -> list[str]:
+    """Calibration records as text, special tokens included: the scripts tokenise them again."""
     from tokenizers import Tokenizer
 
-    from throughline.data import calibration_records
+    from throughline.data import Calibration
 
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    return [tokenizer.decode(list(ids), skip_special_tokens=False) for ids in calibration_records(dataset, count, seed)]
+    records = Calibration.read(calibration.path).token_ids
+    return [tokenizer.decode(list(ids), skip_special_tokens=False) for ids in records]
 
 
 def job_table(job: BuildJob) -> Table:
@@ -94,10 +95,12 @@ def job_table(job: BuildJob) -> Table:
     from throughline.reporting import format as fmt
 
     need = job.requirement
+    before: list[list[object]] = [["checkpoint", f"quantised before: {job.quantised}"]] if job.quantised else []
     rows: list[list[object]] = [
         ["status", job.status],
         ["back end", f"{job.spec.backend}, TensorRT-LLM {job.tensorrt_llm}"],
         ["precision", job.spec.precision],
+        *before,
         ["container", job.container],
         ["GPUs", f"{need.gpus}, {fmt.bytes_(need.gpu_bytes)} each"],
         ["disk", fmt.bytes_(need.disk_bytes)],

@@ -14,6 +14,7 @@ from typing import Any
 from recipes import app, inputs
 from throughline import conversion
 from throughline.artifacts import Artifact, code_version
+from throughline.checkpoints import weight_files
 from throughline.contracts.checkpoint import read_checkpoint_config
 from throughline.contracts.errors import ConfigError
 
@@ -88,7 +89,7 @@ def announcement(model: app.ModelSpec) -> str:
     from throughline.reporting import format as fmt
 
     origin = _origin(model)
-    files = origin.glob("*.safetensors") if isinstance(origin, Path) else [origin.path]
+    files = weight_files(origin) if isinstance(origin, Path) else [origin.path]
     size = sum(path.stat().st_size for path in files)
     seconds = START_SECONDS + size / (LINKED_BYTES if isinstance(origin, Path) else CONVERTED_BYTES)
     return (

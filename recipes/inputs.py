@@ -34,7 +34,7 @@ def folder_digest(folder: Path) -> str:
     stamps = tuple(
         (path.name, path.stat().st_size, path.stat().st_mtime_ns)
         for path in sorted(folder.iterdir())
-        if path.suffix in _HASHED
+        if path.suffix in _HASHED and path.is_file()
     )
     return _digest(folder, stamps)
 

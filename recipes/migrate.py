@@ -15,6 +15,7 @@ from typing import Literal
 
 from recipes import app
 from throughline.contracts.migration import Move
+from throughline.contracts.quantization import Quantised
 from throughline.contracts.report import Column, Report, Section, Table
 from throughline.migration import migrate, write
 from throughline.triton import llmapi
@@ -36,6 +37,9 @@ def main(config: Config) -> None:
     from throughline.reporting.html import write_report
     from throughline.reporting.terminal import print_table
 
+    quantised = Quantised.read(Path(config.checkpoint))
+    if quantised is not None:
+        quantised.check_scored(f"checkpoint={config.checkpoint}")
     found = migrate(config.repository, config.checkpoint, config.engine_dir)
     written = write(found, config.out, config.repository, inputs=llmapi.INPUTS, outputs=llmapi.OUTPUTS)
     if config.format == "json":

@@ -2,23 +2,25 @@
 
 python -m recipes.quantize quantize.qformat=fp8 quantize.kv_cache_qformat=fp8
 python -m recipes.quantize -m quantize.qformat=fp8,int8_sq,nvfp4
+python -m recipes.quantize quantize.qformat=int8_sq calib_sizes=[16,64,256,1024]
 python -m recipes.quantize quantize.recipe=general/ptq/fp8_default-kv_fp8 checkpoint=/models/Qwen3-0.6B
 
-What this machine cannot compute in (NVFP4 and MXFP8 on a CPU) is exported as *not scored*.
+What this machine cannot compute in (NVFP4 and MXFP8 on a CPU) is exported as *not scored*, which no gate passes. With
+`calib_sizes` nothing is exported: the loss is compared after calibrating on more and more records.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from recipes import app
-from recipes.sources import find_source
-from throughline.artifacts import Artifact, code_version
-from throughline.contracts.errors import DataError
-from throughline.contracts.quantization import QuantReport, QuantSpec
+from pydantic import Field
+
+from recipes import app, calibrate, calibration_sizes
+from recipes.sources import Source, find_source, held_out
+from throughline.artifacts import Artifact, ArtifactStore, code_version
+from throughline.contracts.planning import WorkloadSpec
+from throughline.contracts.quantization import NOT_SCORED, REPORT_FILE, QuantReport, QuantSpec
 from throughline.contracts.report import Column, Table
-from throughline.quantization.record import Record
 
 CALIBRATION_FIX = "make the dataset of this model with `python -m recipes.data`, or name it (dataset=…)"
 
@@ -28,6 +30,8 @@ class Config(app.RecipeConfig):
 
     model: app.ModelSpec
     quantize: QuantSpec = QuantSpec()
+    workload: WorkloadSpec | None = None
+    calib_sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
     checkpoint: str = "latest"
     dataset: str = "latest"
     device: Literal["cpu", "cuda"] = "cpu"
@@ -38,84 +42,110 @@ def make(config: Config) -> Artifact:
     """Makes the quantised checkpoint, or finds it."""
     store = config.store()
     spec = config.quantize
-    found = find_source(
-        config,
-        store,
-        {"quantize": spec.model_dump(mode="json"), "device": config.device},
-        suffix=spec.recipe.stem if spec.recipe else spec.qformat,
-        fix=CALIBRATION_FIX,
-    )
+    settings: dict[str, object] = {"quantize": spec.model_dump(mode="json"), "device": config.device}
+    if config.workload is not None:
+        settings["workload"] = config.workload.model_dump(mode="json")
+    found = source(config, store, settings, spec.calib_size)
     stage = store.stage(
         "quantized-checkpoint",
         found.name,
         inputs=found.inputs,
         config=found.stage_config,
         code_version=code_version(
-            "throughline.quantization", "throughline.contracts.quantization", extras=("quantize",)
+            "throughline.quantization",
+            "throughline.contracts.quantization",
+            "throughline.data.calibration",
+            "throughline.data.calibration_check",
+            extras=("quantize",),
         ),
         seed=config.seed,
     )
     with stage as run:
         if run.cached:
             return run.cached
-        from throughline.data import calibration_records
+        from throughline.data import Calibration
         from throughline.quantization import quantize
         from throughline.reporting.progress import Progress
 
-        dataset = found.inputs["dataset"].path
+        dataset, calibration = found.inputs["dataset"], found.inputs["calibration"]
         with Progress(f"quantise {found.name}", total=100, unit="%") as progress:
             report = quantize(
                 found.folder,
                 spec,
                 run.directory,
-                calibration=calibration_records(dataset, spec.calib_size, config.seed),
-                held_out=held_out(dataset, spec.score_records),
+                calibration=Calibration.read(calibration.path).token_ids,
+                held_out=held_out(dataset.path, spec.score_records),
                 device=config.device,
                 on_progress=lambda phase, fraction: progress.update(int(100 * fraction), phase=phase),
             )
-        (run.directory / "quant_report.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        wanted = calibrate.prompts(config.workload, dataset)
+        against = calibrate.warnings(calibration, wanted, spec.calib_max_seq_length)
+        report = report.model_copy(update={"warnings": (*report.warnings, *against)})
+        (run.directory / REPORT_FILE).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return run.commit(metrics=report.model_dump(mode="json"))
 
 
-def held_out(dataset: Path, count: int) -> list[Record]:
-    """Returns the first validation records; their split shares no group with the training records.
-
-    Raises:
-        DataError: If the dataset has no validation split.
-    """
-    import pyarrow.parquet as pq
-
-    if not count:
-        return []
-    path = dataset / "validation.parquet"
-    if not path.is_file():
-        raise DataError(
-            "dataset has no validation split",
-            where=str(dataset),
-            seen=f"no {path.name}",
-            fix="run `python -m recipes.data`, or set quantize.score_records=0",
-        )
-    rows = pq.read_table(path, columns=["input_ids", "labels"]).to_pylist()[:count]  # type: ignore[no-untyped-call]
-    return [Record(tuple(row["input_ids"]), tuple(row["labels"])) for row in rows]
+def source(config: Config, store: ArtifactStore, settings: dict[str, object], calib_size: int) -> Source:
+    """Finds the checkpoint and the calibration records."""
+    spec = config.quantize
+    return find_source(
+        config,
+        store,
+        settings,
+        suffix=spec.recipe.stem if spec.recipe else spec.qformat,
+        fix=CALIBRATION_FIX,
+        calib_size=calib_size,
+    )
 
 
 @app.recipe(Config)
 def main(config: Config) -> None:
     """Runs the recipe."""
+    if config.calib_sizes:
+        _sizes(config)
+    else:
+        _quantise(config)
+
+
+def _quantise(config: Config) -> None:
     from throughline.reporting.terminal import print_table
 
     store = config.store()
     known = {item.digest for item in store.all("quantized-checkpoint")}
     artifact = make(config)
-    report = QuantReport.model_validate_json((artifact.path / "quant_report.json").read_text(encoding="utf-8"))
+    report = QuantReport.model_validate_json((artifact.path / REPORT_FILE).read_text(encoding="utf-8"))
     for table in tables(artifact.manifest.name, report):
         print_table(table)
-    if report.status != "scored":
+    calibrate.tell(report.warnings)
+    follow_up = f"python -m recipes.build engine=pytorch checkpoint={artifact.digest[:12]}"
+    if report.status == NOT_SCORED:
         app.echo("not scored: this machine cannot compute in the format; score it on a GPU before anything is served")
+        follow_up = f"python -m recipes.lint path={artifact.path}"
+    app.made(artifact, again=artifact.digest in known, next_command=follow_up)
+
+
+def _sizes(config: Config) -> None:
+    from throughline.reporting.terminal import print_table
+
+    store, spec = config.store(), config.quantize
+    known = {item.digest for item in store.all("benchmark")}
+    found = source(config, store, {}, max(config.calib_sizes))
+    artifact = calibration_sizes.make(store, found, spec, config.calib_sizes, config.device, config.seed)
+    result = calibration_sizes.Sizes.read(artifact)
+    print_table(calibration_sizes.table(result))
+    for line in calibration_sizes.remarks(result):
+        app.echo(line)
+    what = f"quantize.recipe={spec.recipe}" if spec.recipe else f"quantize.qformat={spec.qformat}"
+    command = f"python -m recipes.quantize {what} checkpoint={config.checkpoint}"
+    sizes = ",".join(map(str, config.calib_sizes))
+    page = calibration_sizes.write_page(
+        store, artifact, result, f"{command} quantize.score_records={spec.score_records} calib_sizes=[{sizes}]"
+    )
+    app.echo(f"page     {page}")
     app.made(
         artifact,
         again=artifact.digest in known,
-        next_command=f"python -m recipes.lint path={artifact.path}",
+        next_command=f"{command} quantize.calib_size={result.enough().records}",
     )
 
 
@@ -132,10 +162,9 @@ def tables(name: str, report: QuantReport) -> list[Table]:
     ]
     loss = report.loss
     if loss is not None:
-        change = loss.quantised - loss.base
         rows += [
             ["loss of answers", f"{loss.base:.4f} in 16 bits, {loss.quantised:.4f} quantised, {loss.tokens:,} tokens"],
-            ["change", f"{change:+.4f} nats a token, by record {loss.low:+.4f} to {loss.high:+.4f} (95 %)"],
+            ["change", f"{loss.change:+.4f} nats a token, by record {loss.low:+.4f} to {loss.high:+.4f} (95 %)"],
             ["likeliest token the same", f"{100 * loss.agreement:.2f} %"],
         ]
     found = [Table(f"Quantised checkpoint {name}", [Column("", align="left"), Column("", align="left")], rows)]

@@ -13,6 +13,7 @@ from throughline.contracts.errors import ArtifactError, ConfigError
 
 Kind = Literal[
     "dataset",
+    "calibration",
     "checkpoint",
     "adapter",
     "quantized-checkpoint",

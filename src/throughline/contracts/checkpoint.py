@@ -3,14 +3,90 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from throughline.contracts.errors import CheckpointError
 
 # `model_type` of the families that conversion, training and engines know alike.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _TERMS = ("LICENSE", "LICENCE", "NOTICE")
+
+
+@dataclass(frozen=True)
+class DecoderSizes:
+    """Sizes of a decoder of one of `FAMILIES`, with transformers' defaults for what its `config.json` leaves out.
+
+    Attributes:
+        family: `model_type`.
+        layers: Decoder layers.
+        hidden: Size of the residual stream.
+        intermediate: Size of the gated MLP.
+        heads: Query heads.
+        kv_heads: Key and value heads.
+        head_dim: Size of a head.
+        vocab: Rows of the embedding.
+        positions: Longest sequence that the model was made for.
+        tied: Whether the output head is the embedding; None leaves it to the tensors.
+    """
+
+    family: str
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    positions: int
+    tied: bool | None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], *, where: str) -> Self:
+        """Reads a parsed `config.json`.
+
+        Raises:
+            CheckpointError: Naming the size that is missing or makes no sense.
+        """
+
+        def size(name: str, default: int | None = None) -> int:
+            value = config.get(name)
+            if value is None and default is not None:
+                return default
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise CheckpointError(
+                    "model config lacks a size",
+                    where=f"{where}:{name}",
+                    seen=repr(value),
+                    fix="take the config.json that belongs to these weights",
+                )
+            return value
+
+        family = str(config.get("model_type"))
+        heads, hidden = size("num_attention_heads"), size("hidden_size")
+        kv_heads = size("num_key_value_heads", heads)
+        if heads % kv_heads:
+            raise CheckpointError(
+                "key and value heads do not divide the query heads",
+                where=f"{where}:num_key_value_heads",
+                seen=f"{kv_heads} of {heads}",
+                fix="take the config.json that belongs to these weights",
+            )
+        tied = config.get("tie_word_embeddings")
+        return cls(
+            family=family,
+            layers=size("num_hidden_layers"),
+            hidden=hidden,
+            intermediate=size("intermediate_size"),
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=size("head_dim", 128 if family == "qwen3" else hidden // heads),
+            vocab=size("vocab_size"),
+            positions=size("max_position_embeddings"),
+            tied=None if tied is None else bool(tied),
+        )
 
 
 def read_checkpoint_config(folder: Path) -> dict[str, Any]:
@@ -33,6 +109,8 @@ def read_checkpoint_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path.name} is not JSON", where=str(path), seen=str(error), fix="copy it again"
         ) from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path.name} is no JSON object", where=str(path), fix="copy it again")
     if config.get("model_type") not in FAMILIES:
         raise CheckpointError(
             "model family is not supported",

@@ -74,6 +74,10 @@ class MeasurementError(UserError):
     """A benchmark's figures contradict one another, so that nothing may be concluded from them."""
 
 
+class StorageError(UserError):
+    """A disk is full, read-only or failing, or a file may not be read or written; `where` is the file or folder."""
+
+
 class ArtifactError(UserError):
     """An artifact is unknown, ambiguous or was changed after it was made."""
 

@@ -51,6 +51,7 @@ class WorkloadSpec(StrictModel):
         concurrency: Requests in flight that the plan is made for; 0 for as many as fit.
         lora_adapters: Adapters that stay loaded.
         lora_rank: Their rank.
+        tasks: Tasks of the requests, by the names that a dataset has for them; empty where it does not matter.
     """
 
     input_tokens: int = Field(ge=1)
@@ -60,6 +61,7 @@ class WorkloadSpec(StrictModel):
     concurrency: int = Field(default=0, ge=0)
     lora_adapters: int = Field(default=0, ge=0)
     lora_rank: int = Field(default=16, ge=1)
+    tasks: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _longest_is_longest(self) -> Self:

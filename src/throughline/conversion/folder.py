@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from throughline.contracts.checkpoint import licence_files, read_checkpoint_config
+from throughline.checkpoints import check_finite, check_shapes, check_tokenizer, check_types, read_tensors
+from throughline.contracts.checkpoint import DecoderSizes, licence_files, read_checkpoint_config
 from throughline.contracts.errors import CheckpointError
+from throughline.contracts.quantization import Quantised
 from throughline.conversion.chatml import TURN_END, TURN_START
 from throughline.conversion.gguf import write_json
 from throughline.conversion.result import UNSTATED, Conversion
@@ -34,14 +35,20 @@ def adopt_folder(source: Path, folder: Path, template: TemplateSpec, *, licence:
         licence: Licence terms; None takes what its model card says.
 
     Raises:
-        CheckpointError: If the folder is incomplete, of another family, or its chat template would lose something.
+        CheckpointError: If the folder is incomplete, quantised, of another family, or its chat template would lose
+            something.
     """
     config = read_checkpoint_config(source)
+    _check_whole(source)
+    tensors = read_tensors(source)
+    check_types(tensors)
+    check_tokenizer(source, config, DecoderSizes.of(config, where=str(source / "config.json")).vocab)
+    check_shapes(config, tensors, source)
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    _check_vocabulary(tokenizer, config, source)
     chosen = choose(template, _model_side(source, tokenizer))
+    check_finite(tensors)
     wanted = {path for path in source.iterdir() if path.is_file() and path.suffix in _SUFFIXES}
     for path in sorted(wanted.union(licence_files(source))):
         _bring(path, folder / path.name)
@@ -49,7 +56,7 @@ def adopt_folder(source: Path, folder: Path, template: TemplateSpec, *, licence:
         _put_template(folder, chosen, tokenizer)
     return Conversion(
         architecture=config["model_type"],
-        parameters=_parameters(source),
+        parameters=sum(tensor.size for tensor in tensors.values()),
         vocab_size=config["vocab_size"],
         tokenizer=str(json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))["model"]["type"]),
         template=chosen.origin,
@@ -58,14 +65,15 @@ def adopt_folder(source: Path, folder: Path, template: TemplateSpec, *, licence:
     )
 
 
-def _check_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], source: Path) -> None:
-    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
-    if largest >= int(config["vocab_size"]):
+def _check_whole(source: Path) -> None:
+    """Refuses quantised weights: nothing here computes in them, and what was not scored must stay marked so."""
+    quantised = Quantised.read(source)
+    if quantised is not None:
         raise CheckpointError(
-            "tokenizer has ids that the model's embedding lacks",
-            where=str(source / "tokenizer.json"),
-            seen=f"id {largest}, vocab_size {config['vocab_size']}",
-            fix="give the tokenizer that belongs to the weights",
+            "base checkpoint is quantised",
+            where=str(source),
+            seen=quantised.algorithm,
+            fix="give the one that it was made from, or serve this one as it is: python -m recipes.build engine=pytorch",
         )
 
 
@@ -129,16 +137,6 @@ def _bring(path: Path, target: Path) -> None:
             shutil.copyfile(real, target)
     else:
         shutil.copyfile(real, target)
-
-
-def _parameters(source: Path) -> int:
-    from safetensors import safe_open
-
-    shapes: dict[str, list[int]] = {}
-    for path in source.glob("*.safetensors"):
-        with safe_open(path, "np") as tensors:
-            shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
-    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def _card_licence(source: Path) -> str:

@@ -19,7 +19,7 @@ from throughline.data.dedup import conversation_text, find_duplicates, find_repe
 from throughline.data.ingest import Record, Reject, read_records, reject
 from throughline.data.normalise import map_texts, map_value, normalise
 from throughline.data.pii import Redactor, check_kinds
-from throughline.data.questions import as_question, read_questions
+from throughline.data.questions import as_question, asked, read_questions
 from throughline.data.render import Rendered, Renderer
 from throughline.data.report import DataReport
 from throughline.data.split import split, times
@@ -166,8 +166,8 @@ def _drop_held_out(
     repeats = {
         item.index: item
         for item in find_repeats(
-            (_asked(record.values["messages"]) for record in records),
-            (_asked(row["messages"]) for row in questions),
+            (asked(record.values["messages"]) for record in records),
+            (asked(row["messages"]) for row in questions),
             spec.near_duplicate_jaccard,
         )
     }
@@ -208,10 +208,6 @@ def _split_off(
     left = {id(record): (record, rendered) for (record, rendered), out in zip(kept, held, strict=True) if not out}
     records = [record for record, _ in left.values()]
     return [left[id(record)] for record in _drop_held_out(records, {"": rows}, spec, rejects)], rows
-
-
-def _asked(messages: Iterable[Mapping[str, Any]]) -> str:
-    return "\n".join(str(message.get("content") or "") for message in messages if message["role"] == "user")
 
 
 class _Redaction:

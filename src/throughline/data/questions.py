@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,11 @@ from throughline.contracts.data import DataSpec
 from throughline.contracts.errors import DataError
 from throughline.data.ingest import Record, Reject, read_records, reject
 from throughline.data.validate import validate
+
+
+def asked(messages: Iterable[Mapping[str, Any]]) -> str:
+    """Returns what the user says in a conversation: what two records that ask the same have in common."""
+    return "\n".join(str(message.get("content") or "") for message in messages if message["role"] == "user")
 
 
 def as_question(values: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from throughline.contracts.linting import Finding, Rule
-from throughline.documents import Document
+from throughline.contracts.quantization import NOT_SCORED, REPORT_FILE
+from throughline.documents import BrokenFile, Document
 from throughline.linting.engine import Target, check_architecture
 
 SHARDS = Rule("shards", "error", "every shard of the index is there, whole, and has the tensors that the index says")
 VOCABULARY = Rule("vocabulary", "error", "the tokenizer's ids are within the embedding")
 QUANT_CONFIG = Rule("quant-config", "error", "hf_quant_config.json and quantization_config say the same")
 QUANT_FLOW = Rule("quant-flow", "error", "INT8 SmoothQuant needs the engine flow: the PyTorch back end does not run it")
+UNSCORED = Rule("unscored", "error", "a checkpoint that was quantised here was scored before it is served")
 CHAT_TEMPLATE = Rule("chat-template", "warning", "the tokenizer has a chat template")
-RULES = (SHARDS, VOCABULARY, QUANT_CONFIG, QUANT_FLOW, CHAT_TEMPLATE)
+RULES = (SHARDS, VOCABULARY, QUANT_CONFIG, QUANT_FLOW, UNSCORED, CHAT_TEMPLATE)
 _INDEX = "model.safetensors.index.json"
 
 
@@ -26,11 +28,23 @@ def check_checkpoint(config: Document, target: Target) -> Iterator[Finding]:
     yield from _shards(folder, config, names)
     yield from _vocabulary(folder, config, names)
     yield from _quantisation(folder, config, target)
+    yield from check_scored(folder)
     if not (folder / "chat_template.jinja").is_file() and (folder / "tokenizer_config.json").is_file():
         tokenizer = Document.read(folder / "tokenizer_config.json")
         if not tokenizer.get("chat_template"):
             cure = "add chat_template.jinja, or serve plain completions alone"
             yield Finding(CHAT_TEMPLATE, tokenizer.path, 1, "chat_template", "none", cure)
+
+
+def check_scored(folder: Path) -> Iterator[Finding]:
+    """Yields that a quantisation's report says `not scored`; nothing without a report."""
+    file = folder / REPORT_FILE
+    if not file.is_file():
+        return
+    report = Document.read(file)
+    if report.get("status") == NOT_SCORED:
+        cure = "quantise where the format can be computed: `python -m recipes.quantize device=cuda`"
+        yield Finding(UNSCORED, file, report.line("status"), "status", NOT_SCORED, cure)
 
 
 def _shards(folder: Path, config: Document, names: dict[str, Any]) -> Iterator[Finding]:
@@ -39,7 +53,10 @@ def _shards(folder: Path, config: Document, names: dict[str, Any]) -> Iterator[F
 
     index = Document.read(folder / _INDEX) if (folder / _INDEX).is_file() else None
     wanted: dict[str, set[str]] = {}
-    for tensor, shard in (index.get("weight_map", default={}) if index else {}).items():
+    places = index.get("weight_map") if index else {}
+    if index and (not isinstance(places, Mapping) or not all(isinstance(shard, str) for shard in places.values())):
+        raise BrokenFile(index.path, index.line("weight_map"), "weight_map does not map tensors to files")
+    for tensor, shard in places.items():
         wanted.setdefault(shard, set()).add(tensor)
     files = sorted(wanted) if wanted else sorted(path.name for path in folder.glob("*.safetensors"))
     place = index or config
@@ -68,14 +85,20 @@ def _shards(folder: Path, config: Document, names: dict[str, Any]) -> Iterator[F
 
 def _vocabulary(folder: Path, config: Document, names: dict[str, Any]) -> Iterator[Finding]:
     file = folder / "tokenizer.json"
-    rows = next((shape[0] for name, shape in names.items() if name.endswith("embed_tokens.weight")), None)
+    rows = next((shape[0] for name, shape in names.items() if name.endswith("embed_tokens.weight") and shape), None)
     rows = config.get("vocab_size") if rows is None else rows
     if not file.is_file() or not isinstance(rows, int):
         return
     tokenizer = Document.read(file)
     vocabulary = tokenizer.get("model", "vocab", default={})
-    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
-    ids += [item["id"] for item in tokenizer.get("added_tokens", default=[]) or []]
+    added = tokenizer.get("added_tokens", default=[]) or []
+    try:
+        ids = list(vocabulary.values()) if isinstance(vocabulary, Mapping) else list(range(len(vocabulary)))
+        ids += [item["id"] for item in added]
+        if not all(isinstance(number, int) for number in ids):
+            raise TypeError
+    except (TypeError, KeyError):
+        raise BrokenFile(file, 1, "no vocabulary: tokens do not have numbers for ids") from None
     highest = max(ids, default=-1)
     if highest >= rows:
         cure = "take the tokenizer of this checkpoint, or enlarge the embedding"

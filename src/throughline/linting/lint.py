@@ -84,7 +84,11 @@ def _repository(path: Path, configs: list[Path], target: Target) -> Iterator[Fin
 
 def _options(path: Path, config: ModelConfigFile | None) -> Iterator[Finding]:
     try:
-        yield from llmapi.check_llmapi(Document.read(path), config)
+        document = Document.read(path)
+        yield from llmapi.check_llmapi(document, config)
+        model = document.get("model")
+        if isinstance(model, str):
+            yield from checkpoint.check_scored(Path(model))
     except BrokenFile as broken:
         yield _broken(broken)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from throughline.contracts.checkpoint import FAMILIES
+from throughline.contracts.checkpoint import FAMILIES, DecoderSizes
 from throughline.contracts.errors import CheckpointError
 
 
@@ -58,33 +58,28 @@ class ModelShape:
                 fix=f"use one of {', '.join(FAMILIES)}",
             )
 
-        def number(name: str) -> int:
-            value = config.get(name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise CheckpointError(
-                    "model config lacks a size", where=f"{where}:{name}", seen=repr(value), fix="give the whole file"
-                )
-            return value
-
-        heads, hidden = number("num_attention_heads"), number("hidden_size")
-        # transformers' defaults: Qwen3 writes head_dim out, the others divide.
-        head_dim = int(config.get("head_dim") or (128 if family == "qwen3" else hidden // heads))
+        sizes = DecoderSizes.of(config, where=where)
         # transformers' defaults: Mistral has a window unless it is null, Qwen's must be switched on.
         windowed = family == "mistral" or bool(config.get("use_sliding_window", False))
         window = config.get("sliding_window", 4096) if windowed else None
-        if window is not None:
-            window = number("sliding_window") if "sliding_window" in config else window
+        if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
+            raise CheckpointError(
+                "model config has a window of no size",
+                where=f"{where}:sliding_window",
+                seen=repr(window),
+                fix="take the config.json that belongs to these weights",
+            )
         return cls(
             family=family,
-            layers=number("num_hidden_layers"),
-            hidden=hidden,
-            intermediate=number("intermediate_size"),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=head_dim,
-            vocab=number("vocab_size"),
-            tied=bool(config.get("tie_word_embeddings", False)),
-            positions=number("max_position_embeddings"),
+            layers=sizes.layers,
+            hidden=sizes.hidden,
+            intermediate=sizes.intermediate,
+            heads=sizes.heads,
+            kv_heads=sizes.kv_heads,
+            head_dim=sizes.head_dim,
+            vocab=sizes.vocab,
+            tied=bool(sizes.tied),
+            positions=sizes.positions,
             window=window,
         )
 

@@ -2,3 +2,4 @@
 
 from throughline.quantization.ptq import quantize as quantize
 from throughline.quantization.record import Record as Record
+from throughline.quantization.sizes import compare_sizes as compare_sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Mapping
 from typing import Any
 
 from throughline.contracts.errors import EngineError
@@ -20,8 +21,8 @@ _CONFIGS = {
     "mxfp8": "MXFP8_DEFAULT_CFG",
 }
 _KV_CONFIGS = {"fp8": "FP8_KV_CFG", "nvfp4": "NVFP4_KV_CFG"}
-# Their arithmetic is written for GPUs alone (ModelOpt 0.47): quantising works on a CPU, a forward pass does not.
-_NO_CPU_FORWARD = frozenset({"nvfp4", "mxfp8"})
+# Formats that round weights, or scale activations as they come: records change nothing.
+_DATA_FREE = frozenset({"int8", "int4", "mxfp8"})
 # Formats in blocks of 128 along a layer's inputs.
 BLOCKS_OF_128 = frozenset({"int4", "int4_awq", "w4a8_awq"})
 
@@ -68,6 +69,25 @@ def _recipe(spec: QuantSpec) -> dict[str, Any]:
     return values
 
 
-def has_cpu_forward(spec: QuantSpec) -> bool:
-    """Returns whether a quantised model can be run without a GPU, as far as the format's name says."""
-    return spec.recipe is not None or (spec.qformat not in _NO_CPU_FORWARD and spec.kv_cache_qformat != "nvfp4")
+def is_computable(spec: QuantSpec, device: str) -> bool:
+    """Returns whether a quantised model can be run on a device.
+
+    Raises:
+        EngineError: If ModelOpt refuses the recipe.
+    """
+    return device != "cpu" or not any(map(_has_scaled_blocks, configuration(spec)["quant_cfg"]))
+
+
+def _has_scaled_blocks(entry: Mapping[str, Any]) -> bool:
+    """Whether blocks have scales in FP8 or E8M0 (NVFP4, MXFP8 and their kin).
+
+    Their arithmetic is written for GPUs alone (ModelOpt 0.47): quantising works on a CPU, a forward pass does not.
+    """
+    parts = entry.get("cfg") or {}
+    parts = parts if isinstance(parts, list) else [parts]
+    return any("scale_bits" in (part.get("block_sizes") or {}) for part in parts)
+
+
+def is_calibrated(spec: QuantSpec) -> bool:
+    """Returns whether records change what comes of it, as far as the format's name says."""
+    return spec.recipe is not None or spec.qformat not in _DATA_FREE or spec.kv_cache_qformat != "none"

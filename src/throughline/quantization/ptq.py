@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from throughline.contracts.errors import CheckpointError, EngineError
+from throughline.contracts.errors import EngineError
 from throughline.contracts.progress import OnProgress
-from throughline.contracts.quantization import LayerGain, QuantReport, QuantSpec
-from throughline.quantization.formats import BLOCKS_OF_128, configuration, has_cpu_forward
+from throughline.contracts.quantization import NOT_SCORED, LayerGain, QuantReport, QuantSpec
+from throughline.quantization.formats import is_calibrated, is_computable
 from throughline.quantization.loss import Answers, compare, losses
+from throughline.quantization.model import Nowhere, check_blocks, load, quantised, to_16_bits
 from throughline.quantization.record import Record
 
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-_BLOCK = 128
+
+_NOT_CALIBRATED = "not calibrated either: without running the model there are no scales of its activations"
 
 
 def quantize(
@@ -37,7 +39,7 @@ def quantize(
         checkpoint_dir: Folder with `config.json`, safetensors weights and `tokenizer.json`.
         spec: What to do.
         out_dir: Where to; `hf_quant_config.json` is written by ModelOpt.
-        calibration: Token ids of training records.
+        calibration: Token ids of training records; none is used where the format cannot be computed.
         held_out: Validation records to compare the loss on; none of them may be a training record.
         device: Where to compute, `cpu` or `cuda`.
         on_progress: Hears `(phase, fraction of the phase)`.
@@ -48,34 +50,27 @@ def quantize(
     """
     import torch
     from modelopt.torch.export import export_hf_checkpoint
-    from modelopt.torch.quantization import quantize as modelopt_quantize
 
     seconds: dict[str, float] = {}
-    model = _load(checkpoint_dir, device)
-    _check_blocks(spec, model)
-    records = [torch.tensor([list(ids)[-spec.calib_max_seq_length :]], device=device) for ids in calibration]
-    scored = held_out if has_cpu_forward(spec) or device != "cpu" else ()
-    answers = [Answers.of(record.input_ids, record.labels) for record in scored]
+    model = load(checkpoint_dir, device)
+    check_blocks(spec, model)
+    computable = is_computable(spec, device)
+    records = [list(ids)[-spec.calib_max_seq_length :] for ids in calibration] if computable else []
+    answers = [Answers.of(record.input_ids, record.labels) for record in held_out] if computable else []
     with _timed(seconds, "base loss", on_progress) as tell:
         base = losses(model, answers, tell)
-
-    def forward(quantised: Any) -> None:
-        with torch.inference_mode():
-            for number, ids in enumerate(records, start=1):
-                quantised(input_ids=ids, use_cache=False, logits_to_keep=1)
-                tell_calibration(number / len(records))
-
-    with _timed(seconds, "quantise", on_progress) as tell_calibration, contextlib.redirect_stdout(_Nowhere()):
-        model = modelopt_quantize(model, configuration(spec), forward if has_cpu_forward(spec) else None)
+    with _timed(seconds, "quantise", on_progress) as tell:
+        model = quantised(model, spec, records, tell)
     with _timed(seconds, "loss", on_progress) as tell:
         loss = compare(base, losses(model, answers, tell)) if answers else None
     layers: tuple[LayerGain, ...] = ()
     if spec.sensitivity and loss is not None:
         with _timed(seconds, "sensitivity", on_progress) as tell:
             layers = _sensitivity(model, answers, loss.quantised, tell)
+    to_16_bits(model)
     with _timed(seconds, "export", on_progress):
         try:
-            with torch.inference_mode(), contextlib.redirect_stdout(_Nowhere()):
+            with torch.inference_mode(), contextlib.redirect_stdout(Nowhere()):
                 export_hf_checkpoint(model, export_dir=out_dir)
         except Exception as error:
             raise EngineError(
@@ -89,45 +84,17 @@ def quantize(
                 shutil.copyfile(checkpoint_dir / name, out_dir / name)
     found = json.loads((out_dir / "hf_quant_config.json").read_text(encoding="utf-8"))["quantization"]
     return QuantReport(
-        status="scored" if loss is not None else "not scored",
+        status="scored" if loss is not None else NOT_SCORED,
         quant_algo=found.get("quant_algo"),
         kv_cache_quant_algo=found.get("kv_cache_quant_algo"),
         weight_bytes=sum(path.stat().st_size for path in out_dir.glob("*.safetensors")),
         calibration_records=len(records),
-        calibration_tokens=sum(int(ids.shape[1]) for ids in records),
+        calibration_tokens=sum(map(len, records)),
         loss=loss,
         layers=layers,
         seconds=seconds,
+        warnings=() if computable or not is_calibrated(spec) else (_NOT_CALIBRATED,),
     )
-
-
-def _load(folder: Path, device: str) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            "checkpoint cannot be loaded",
-            where=str(folder),
-            seen=str(error),
-            fix="give a folder that transformers loads",
-        ) from None
-    return model.to(device).eval()
-
-
-def _check_blocks(spec: QuantSpec, model: Any) -> None:
-    config = model.config
-    sizes = {"hidden_size": config.hidden_size, "intermediate_size": config.intermediate_size}
-    wrong = {name: size for name, size in sizes.items() if size % _BLOCK}
-    if spec.recipe is None and spec.qformat in BLOCKS_OF_128 and wrong:
-        raise EngineError(
-            f"{spec.qformat} needs input sizes in blocks of {_BLOCK}",
-            where="quantize.qformat",
-            seen=", ".join(f"{name}={size}" for name, size in wrong.items()),
-            fix="take fp8, int8_sq or int8",
-        )
 
 
 def _sensitivity(
@@ -159,13 +126,3 @@ def _timed(seconds: dict[str, float], phase: str, on_progress: OnProgress) -> It
     on_progress(phase, 0.0)
     yield lambda fraction: on_progress(phase, fraction)
     seconds[phase] = time.perf_counter() - started
-
-
-class _Nowhere:
-    """ModelOpt prints what it inserts; the log of libraries takes the rest."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        """Has nothing to flush."""

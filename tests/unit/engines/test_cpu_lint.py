@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from throughline.contracts.engine import EngineInfo, EngineSpec, SamplingParams
-from throughline.contracts.errors import EngineError, EngineLintError
+from throughline.contracts.errors import CheckpointError, EngineError, EngineLintError
 from throughline.engines.cpu.lint import (
     ComputePlan,
     check_spec,
@@ -135,12 +135,26 @@ def test_int4_groups_must_tile_every_layer() -> None:
         ({"layer_types": ["full_attention", "linear_attention"]}, "layer type is not supported.*linear_attention"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "rotary scaling is not supported"),
         ({"partial_rotary_factor": 0.5}, "partial rotary"),
-        ({"hidden_size": None}, "lacks a size"),
         ({"max_position_embeddings": 64}, "longer than the model's context"),
     ],
 )
 def test_unknown_architectures_are_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(EngineError, match=words):
+        read_decoder_config({**CONFIG, **values}, 128)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"hidden_size": None}, "lacks a size.*hidden_size.*None"),
+        ({"num_key_value_heads": "two"}, "lacks a size.*num_key_value_heads.*'two'"),
+        ({"num_key_value_heads": 3}, "do not divide the query heads.*3 of 4"),
+        ({"rope_scaling": {"type": "linear"}}, "makes no sense.*'factor'"),
+        ({"model_type": "mistral", "sliding_window": "wide"}, "makes no sense.*'wide'"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_damaged(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(CheckpointError, match=words):
         read_decoder_config({**CONFIG, **values}, 128)
 
 

@@ -29,5 +29,7 @@ def llmapi(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A quantised checkpoint in two shards."""
-    return trtllm.write_checkpoint(tmp_path)
+    """A quantised checkpoint in two shards, with the report of our own quantisation."""
+    folder = trtllm.write_checkpoint(tmp_path)
+    (folder / "quant_report.json").write_text('{\n "quant_algo": "FP8",\n "status": "scored"\n}\n')
+    return folder

@@ -91,6 +91,7 @@ TEXT_CASES = [
     ("vocabulary", "checkpoint/tokenizer.json", '"id": 7', '"id": 9', "id 9, the embedding has 8 rows"),
     ("quant-config", "checkpoint/hf_quant_config.json", "FP8", "NVFP4", "NVFP4 there, FP8 in config.json"),
     ("quant-flow", "checkpoint/hf_quant_config.json", "FP8", "W8A8_SQ_PER_CHANNEL", "W8A8_SQ_PER_CHANNEL"),
+    ("unscored", "checkpoint/quant_report.json", '"scored"', '"not scored"', "not scored"),
     ("chat-template", "checkpoint/tokenizer_config.json", "{{ messages }}", "", "none"),
     ("shards", "checkpoint/model.safetensors.index.json", "model-2.saf", "model-3.saf", "the file is missing"),
     ("shards", "checkpoint/model.safetensors.index.json", "lm_head.weight", "lm_head.bias", "e.g. lm_head.bias"),
@@ -160,6 +161,14 @@ def test_rules_that_need_a_gpu(folder: Path) -> None:
     ampere = lint(folder / "engine", Target(compute_capability=8.0))
     assert {item.rule.id for item in ampere} == {"architecture", "fp8-gemm-plugins"}
     assert matching(lint(folder / "checkpoint", Target(compute_capability=8.0)), "architecture", "FP8 on compute")
+
+
+def test_options_that_name_an_unscored_checkpoint(folder: Path) -> None:
+    change(folder / YAML, "model: ", f"model: {folder / 'checkpoint'}  # ")
+    assert lint(folder / "llmapi") == []
+    change(folder / "checkpoint/quant_report.json", '"scored"', '"not scored"')
+    [finding] = lint(folder / "llmapi")
+    assert finding.rule.id == "unscored" and "device=cuda" in finding.cure
 
 
 def test_damaged_shards(folder: Path) -> None:

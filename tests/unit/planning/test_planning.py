@@ -232,6 +232,9 @@ def config_for(tmp_path: Path, values: Any, *overrides: str) -> plan.Config:
         (LLAMA_8B | {"model_type": "mamba"}, r"cannot be planned.*model_type.*mamba"),
         ({key: value for key, value in LLAMA_8B.items() if key != "hidden_size"}, r"lacks a size.*hidden_size"),
         (LLAMA_8B | {"num_hidden_layers": "32"}, r"lacks a size.*num_hidden_layers.*'32'"),
+        (LLAMA_8B | {"num_key_value_heads": "two"}, r"lacks a size.*num_key_value_heads.*'two'"),
+        (LLAMA_8B | {"num_key_value_heads": 7}, r"do not divide the query heads.*7 of 32"),
+        (LLAMA_8B | {"model_type": "mistral", "sliding_window": "wide"}, r"window of no size.*sliding_window.*'wide'"),
     ],
 )
 def test_a_config_that_cannot_be_planned_names_its_key(tmp_path: Path, values: Any, message: str) -> None:

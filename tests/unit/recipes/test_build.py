@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +29,15 @@ def make_dataset(store: ArtifactStore, tokenizer: Path, seed: int = 0) -> Artifa
     config = {"tokenizer": {"tokenizer.json": digest}}
     with store.stage("dataset", "records", config=config, code_version="1", seed=seed) as run:
         rows = [[3 + (row * column + seed) % 200 for column in range(12)] for row in range(9)]
-        table = pa.table({"input_ids": pa.array(rows, pa.list_(pa.int32()))})
+        names = [f"record-{row}" for row in range(9)]
+        table = pa.table({"id": names, "task": ["chat"] * 9, "input_ids": rows, "labels": rows})
         pq.write_table(table, run.directory / "train.parquet")
+        for side, prefix in (("train", "record"), ("validation", "held")):
+            asked = [
+                {"id": f"{prefix}-{row}", "messages": [{"role": "user", "content": f"{side} {row}"}]}
+                for row in range(9)
+            ]
+            (run.directory / f"{side}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in asked))
         return run.commit()
 
 
@@ -54,7 +62,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
 def test_the_dataset_of_a_calibrated_build_is_an_input(store: ArtifactStore, tiny_checkpoint: Path) -> None:
     dataset = make_dataset(store, tiny_checkpoint / "tokenizer.json")
     engine = make(store, f"checkpoint={tiny_checkpoint}")
-    assert engine.manifest.inputs == {"dataset": dataset.digest}
+    [calibration] = store.all("calibration")
+    assert calibration.manifest.inputs == {"dataset": dataset.digest}
+    assert engine.manifest.inputs == {"dataset": dataset.digest, "calibration": calibration.digest}
     assert engine.manifest.name.endswith("-int4")
     info = EngineInfo.read(engine.path)
     assert info.calibration is not None
@@ -68,7 +78,12 @@ def test_latest_is_the_dataset_that_the_checkpoint_was_tuned_on(store: ArtifactS
     checkpoint = make_checkpoint(store, tiny_checkpoint, first)
     second = make_dataset(store, tiny_checkpoint / "tokenizer.json", seed=1)
     engine = make(store, f"checkpoint={checkpoint.digest}")
-    assert engine.manifest.inputs == {"checkpoint": checkpoint.digest, "dataset": first.digest}
+    [calibration] = store.all("calibration")
+    assert engine.manifest.inputs == {
+        "checkpoint": checkpoint.digest,
+        "dataset": first.digest,
+        "calibration": calibration.digest,
+    }
     named = make(store, f"checkpoint={checkpoint.digest}", f"dataset={second.digest}")
     assert named.manifest.inputs["dataset"] == second.digest
 

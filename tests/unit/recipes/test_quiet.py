@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
 import os, sys
@@ -57,6 +59,42 @@ def test_a_user_error_is_one_line(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "DataError: bad — mend it\n"
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        ("OSError(28, 'No space left on device')", "the disk is full — {home} — seen: No space left on device"),
+        ("OSError(122, 'Quota', '/data/x')", "the disk quota is used up — /data/x — seen: Quota"),
+        ("OSError(28, 'Full', '/from', None, b'/to')", "the disk is full — /to — seen: Full"),
+        ("OSError(30, 'Read-only', '/data/x')", "the disk is read-only — /data/x — seen: Read-only"),
+        ("OSError(27, 'Too large', '/data/x')", "the disk takes no file of this size — /data/x"),
+        ("OSError(5, 'I/O error')", "the disk fails — {home} — seen: I/O error"),
+        ("PermissionError(13, 'Denied', '/data/x')", "permission denied — /data/x — seen: Denied"),
+    ],
+)
+def test_a_disk_that_refuses_is_one_line(raised: str, line: str, tmp_path: Path) -> None:
+    done = run(tmp_path, end=f"raise {raised}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"StorageError: {line.format(home=tmp_path / 'artifacts')}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_no_disk_refuses_keeps_its_traceback(tmp_path: Path) -> None:
+    for raised in ("PermissionError(13, 'a port of another user')", "ConnectionRefusedError(111, 'refused')"):
+        done = run(tmp_path, end=f"raise {raised}")
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+
+
+def test_without_room_for_a_temporary_file(tmp_path: Path) -> None:
+    nowhere = "import tempfile; tempfile.tempdir = '/nowhere'"
+    command = [sys.executable, "-c", nowhere + SCRIPT.format(end="")]
+    environment = os.environ | {"THROUGHLINE_HOME": str(tmp_path / "artifacts"), "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("StorageError: no disk takes a temporary file — TMPDIR")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_is_one_line(tmp_path: Path) -> None:

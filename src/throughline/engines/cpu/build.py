@@ -11,16 +11,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from throughline.checkpoints import check_finite, check_shapes, check_tokenizer, read_json, weight_files
 from throughline.contracts.checkpoint import licence_files
-from throughline.contracts.engine import ENGINE_FILE, BuildReport, CalibrationData, EngineInfo, EngineSpec
+from throughline.contracts.engine import BuildReport, CalibrationData, EngineInfo, EngineSpec
+from throughline.contracts.errors import EngineError
 from throughline.contracts.progress import OnProgress
+from throughline.contracts.storage import full, storage_errors
 from throughline.engines.card import mib, render_card
 from throughline.engines.cpu import resources
 from throughline.engines.cpu.graph import build_graph
 from throughline.engines.cpu.guided import save_detokenizer
 from throughline.engines.cpu.lint import ComputePlan, check_spec, kv_block_bytes, kv_blocks
 from throughline.engines.cpu.load import load_runtime
-from throughline.engines.cpu.model_config import DecoderConfig, eos_token_ids, read_decoder_config, read_json
+from throughline.engines.cpu.model_config import DecoderConfig, eos_token_ids, read_decoder_config
 from throughline.engines.cpu.openvino_env import openvino
 from throughline.engines.cpu.quantize import (
     QUANTISED,
@@ -32,6 +35,7 @@ from throughline.engines.cpu.quantize import (
 )
 from throughline.engines.cpu.runtime import machine_name, machine_plan
 from throughline.engines.golden import GOLDEN_TOKENS, record, tokenize_prompts
+from throughline.engines.replacing import replacing
 from throughline.engines.safetensors_reader import SafetensorsFolder
 from throughline.engines.vocabulary import Vocabulary
 
@@ -77,45 +81,36 @@ class CpuEngineBuilder:
             checkpoint = _Checkpoint(checkpoint_dir, spec)
             need = resources.needed(checkpoint.parameters, spec)
             resources.check(need, resources.available(out_dir), out_dir)
+            check_finite(checkpoint.weights.entries, phases.reporter("check"))
             records = calibration_records(spec, calibration, checkpoint.config)
             info = checkpoint.info(self._name, spec).model_copy(
                 update={"calibration": calibration_info(spec, calibration, records)}
             )
             kv_blocks(info, spec, plan.kv_cache_dtype)
-        out_dir.mkdir(parents=True, exist_ok=True)
-        (out_dir / ENGINE_FILE).unlink(missing_ok=True)
-        with phases("graph"):
-            report = phases.reporter("graph")
-            model = build_graph(checkpoint.config, checkpoint.weights, bf16=spec.precision == "bf16", on_layer=report)
-        if spec.precision in QUANTISED:
-            with phases("quantise"):
-                model = compress(model, spec, checkpoint.config, records, phases.reporter("quantise"))
-        with phases("save"):
-            openvino().save_model(model, str(out_dir / MODEL_FILE), compress_to_fp16=False)
-            checkpoint.copy_files(out_dir)
-            vocabulary = Vocabulary.from_tokenizer(out_dir / "tokenizer.json", info.control_token_ids)
-            save_detokenizer(vocabulary, info.control_token_ids, out_dir)
-            info = info.model_copy(update={"weight_bytes": (out_dir / MODEL_FILE).with_suffix(".bin").stat().st_size})
-        with phases("golden"):
-            prompts = tokenize_prompts(out_dir / "tokenizer.json", spec.max_seq_len)
-            tokens = min(GOLDEN_TOKENS, spec.max_seq_len - 1)
-            runtime = load_runtime(out_dir, info, {})
-            try:
-                record(out_dir, runtime, prompts, tokens, machine_name(spec))
-            finally:
-                runtime.close()
-        notes = _notes(spec, plan)
-        files = {path.name: path.stat().st_size for path in out_dir.iterdir() if path.is_file()}
-        card = render_card(
-            info,
-            files,
-            phases.seconds,
-            machine=machine_name(spec),
-            kv_cache=_kv_words(info, spec, plan),
-            notes=notes,
-        )
-        (out_dir / "ENGINE_CARD.md").write_text(card, encoding="utf-8")
-        info.write(out_dir)
+        with storage_errors(out_dir), replacing(out_dir) as work:
+            with phases("graph"):
+                report = phases.reporter("graph")
+                bf16 = spec.precision == "bf16"
+                model = build_graph(checkpoint.config, checkpoint.weights, bf16=bf16, on_layer=report)
+            if spec.precision in QUANTISED:
+                with phases("quantise"):
+                    model = compress(model, spec, checkpoint.config, records, phases.reporter("quantise"))
+            with phases("save"):
+                info = _save(model, checkpoint, info, work, need)
+            with phases("golden"):
+                _record_golden(info, work)
+            notes = _notes(spec, plan)
+            files = {path.name: path.stat().st_size for path in work.iterdir() if path.is_file()}
+            card = render_card(
+                info,
+                files,
+                phases.seconds,
+                machine=machine_name(spec),
+                kv_cache=_kv_words(info, spec, plan),
+                notes=notes,
+            )
+            (work / "ENGINE_CARD.md").write_text(card, encoding="utf-8")
+            info.write(work)
         return BuildReport(out_dir, info, dict(phases.seconds), notes)
 
 
@@ -151,17 +146,19 @@ class _Checkpoint:
     def __init__(self, folder: Path, spec: EngineSpec) -> None:
         self.folder = folder
         if not folder.is_dir():
-            SafetensorsFolder(folder)
+            weight_files(folder)
         self.values = read_json(folder / "config.json")
         self.config: DecoderConfig = read_decoder_config(self.values, spec.max_seq_len)
         if spec.precision == "int4":
             check_group_size(spec.group_size, self.config)
         self.weights = SafetensorsFolder(folder)
+        check_shapes(self.values, self.weights.entries, folder)
+        check_tokenizer(folder, self.values, self.config.vocab_size)
         self.parameters = sum(entry.size for entry in self.weights.entries.values())
         generation = folder / "generation_config.json"
         self.generation: dict[str, Any] = read_json(generation) if generation.is_file() else {}
         self.eos = eos_token_ids(self.values, self.generation)
-        # Read for its errors: an engine without a usable tokenizer should fail before the work is done.
+        # Read for its errors: an engine whose tokens have no text should fail before the work is done.
         Vocabulary.from_tokenizer(folder / "tokenizer.json")
 
     def info(self, name: str | None, spec: EngineSpec) -> EngineInfo:
@@ -192,6 +189,45 @@ class _Checkpoint:
             shutil.copyfile(path, out_dir / path.name)
         generation = self.generation | {"eos_token_id": list(self.eos)}
         (out_dir / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(model: Any, checkpoint: _Checkpoint, info: EngineInfo, folder: Path, need: resources.Resources) -> EngineInfo:
+    """Writes the graph and what belongs to it; returns `info` with the size of the weights."""
+    with _openvino_writes(folder, need):
+        openvino().save_model(model, str(folder / MODEL_FILE), compress_to_fp16=False)
+    checkpoint.copy_files(folder)
+    vocabulary = Vocabulary.from_tokenizer(folder / "tokenizer.json", info.control_token_ids)
+    with _openvino_writes(folder, need):
+        save_detokenizer(vocabulary, info.control_token_ids, folder)
+    return info.model_copy(update={"weight_bytes": (folder / MODEL_FILE).with_suffix(".bin").stat().st_size})
+
+
+@contextmanager
+def _openvino_writes(folder: Path, need: resources.Resources) -> Iterator[None]:
+    """OpenVINO says that it could not write and not why, and may have removed what it wrote."""
+    try:
+        yield
+    except RuntimeError as error:
+        free = resources.available(folder).disk
+        written = sum(path.stat().st_size for path in folder.iterdir())
+        if "iostream" in str(error) and free + written < need.disk:
+            raise full(folder.parent, f"{free} bytes free, about {need.disk - written} needed") from error
+        raise EngineError(
+            "OpenVINO cannot save the engine",
+            where=str(folder.parent),
+            seen=str(error).strip()[:300],
+            fix="see that the disk takes files of this size (quota, ulimit -f), then build it again",
+        ) from error
+
+
+def _record_golden(info: EngineInfo, folder: Path) -> None:
+    spec = info.spec
+    prompts = tokenize_prompts(folder / "tokenizer.json", spec.max_seq_len)
+    runtime = load_runtime(folder, info, {})
+    try:
+        record(folder, runtime, prompts, min(GOLDEN_TOKENS, spec.max_seq_len - 1), machine_name(spec))
+    finally:
+        runtime.close()
 
 
 def _control_ids(folder: Path) -> Iterator[int]:

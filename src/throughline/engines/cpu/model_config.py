@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from throughline.contracts.checkpoint import FAMILIES
+from throughline.contracts.checkpoint import FAMILIES, DecoderSizes
 from throughline.contracts.errors import CheckpointError, EngineError
 
 _ROPE_TYPES = ("default", "linear", "llama3")
@@ -49,29 +47,6 @@ class DecoderConfig:
         return self.architecture == "qwen3"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        CheckpointError: If the file is missing or no JSON object.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"checkpoint has no {path.name}",
-            where=str(path.parent),
-            fix="give the path of a complete Hugging Face folder",
-        ) from None
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path.name} is not JSON", where=str(path), seen=str(error), fix="copy it again"
-        ) from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path.name} is no JSON object", where=str(path), fix="copy it again")
-    return values
-
-
 def read_decoder_config(values: Mapping[str, Any], max_seq_len: int) -> DecoderConfig:
     """Reads a `config.json` as transformers 4 and 5 write it.
 
@@ -81,7 +56,20 @@ def read_decoder_config(values: Mapping[str, Any], max_seq_len: int) -> DecoderC
 
     Raises:
         EngineError: Naming the key that the builder cannot honour.
+        CheckpointError: If a value is missing or makes no sense.
     """
+    try:
+        return _read(values, max_seq_len)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            "config.json has a value that makes no sense",
+            where="config.json",
+            seen=repr(error),
+            fix="take the config.json that belongs to these weights",
+        ) from error
+
+
+def _read(values: Mapping[str, Any], max_seq_len: int) -> DecoderConfig:
     family = str(values.get("model_type"))
     if family not in FAMILIES:
         raise _refuse("model family is not supported", "model_type", values.get("model_type"))
@@ -96,10 +84,8 @@ def read_decoder_config(values: Mapping[str, Any], max_seq_len: int) -> DecoderC
     if values.get("hidden_act", "silu") not in {"silu", "swish"}:
         raise _refuse("activation is not supported", "hidden_act", values["hidden_act"])
     _check_attention(values, family, max_seq_len)
-    heads = _number(values, "num_attention_heads")
-    hidden = _number(values, "hidden_size")
-    head_dim = int(values.get("head_dim") or (128 if family == "qwen3" else hidden // heads))
-    positions = _number(values, "max_position_embeddings")
+    sizes = DecoderSizes.of(values, where="config.json")
+    positions = sizes.positions
     if max_seq_len > positions:
         raise EngineError(
             "max_seq_len is longer than the model's context",
@@ -107,21 +93,20 @@ def read_decoder_config(values: Mapping[str, Any], max_seq_len: int) -> DecoderC
             seen=f"max_seq_len={max_seq_len}, max_position_embeddings={positions}",
             fix=f"set max_seq_len to at most {positions}",
         )
-    tied = values.get("tie_word_embeddings")
     return DecoderConfig(
         architecture=family,
-        vocab_size=_number(values, "vocab_size"),
-        hidden_size=hidden,
-        intermediate_size=_number(values, "intermediate_size"),
-        num_hidden_layers=_number(values, "num_hidden_layers"),
-        num_attention_heads=heads,
-        num_key_value_heads=int(values.get("num_key_value_heads") or heads),
-        head_dim=head_dim,
+        vocab_size=sizes.vocab,
+        hidden_size=sizes.hidden,
+        intermediate_size=sizes.intermediate,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.kv_heads,
+        head_dim=sizes.head_dim,
         max_position_embeddings=positions,
         max_seq_len=max_seq_len,
         rms_norm_eps=float(values.get("rms_norm_eps", 1e-6)),
-        inverse_frequencies=_inverse_frequencies(values, head_dim),
-        tied=None if tied is None else bool(tied),
+        inverse_frequencies=_inverse_frequencies(values, sizes.head_dim),
+        tied=sizes.tied,
     )
 
 
@@ -183,12 +168,6 @@ def eos_token_ids(config: Mapping[str, Any], generation: Mapping[str, Any]) -> t
         where="generation_config.json:eos_token_id",
         fix="set eos_token_id in generation_config.json",
     )
-
-
-def _number(values: Mapping[str, Any], key: str) -> int:
-    if not isinstance(values.get(key), int):
-        raise _refuse("config.json lacks a size", key, values.get(key), "copy the checkpoint's config.json again")
-    return int(values[key])
 
 
 def _refuse(what: str, key: str, seen: object, fix: str = _FIX) -> EngineError:
