@@ -183,8 +183,7 @@ def _losses(built: Sequence[Built], count: int) -> dict[str, tuple[float, Estima
             losses = _engine_losses(each.engine.path, answers)
             first = first or losses
             change = compare(first, losses)
-            delta = change.quantised - change.base
-            found[each.name] = (change.quantised, Estimate(delta, change.low, change.high, change.records))
+            found[each.name] = (change.quantised, Estimate(change.by_record, change.low, change.high, change.records))
             progress.update(number, engine=each.name)
     return found
 
