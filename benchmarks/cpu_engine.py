@@ -194,7 +194,9 @@ def llama(job: Job) -> Iterator[Run]:
     params.n_batch = params.n_ubatch = BATCH_TOKENS
     params.n_seq_max = job["concurrency"]
     params.n_threads = params.n_threads_batch = job["threads"]
-    context = api.llama_init_from_model(model, params)
+    context = model and api.llama_init_from_model(model, params)
+    if not context:
+        raise RuntimeError(f"llama.cpp cannot load {job['path']}")
     batch = api.llama_batch_init(BATCH_TOKENS, 0, 1)
 
     def put(token: int, position: int, sequence: int, is_last: bool) -> None:
@@ -363,9 +365,7 @@ def write_gguf(checkpoint: Path, config: Job, kind: str, path: Path) -> None:
             # llama.cpp's RoPE turns neighbours, Hugging Face's the halves of a head.
             values = values.reshape(count, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
         stored = gguf.GGMLQuantizationType[kind.upper() if values.ndim > 1 else "F32"]
-        writer.add_tensor(
-            names.get_name(name, (".weight",)) + ".weight", gguf.quantize(values, stored), raw_dtype=stored
-        )
+        writer.add_tensor(names.get_name(name, (".weight",)), gguf.quantize(values, stored), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -54,7 +54,11 @@ def make(config: Config) -> Artifact:
         inputs=source.inputs,
         config=source.stage_config,
         code_version=code_version(
-            "throughline.engines", "throughline.contracts.engine", "throughline.data.calibration", extras=("cpu",)
+            "throughline.engines",
+            "throughline.contracts.engine",
+            "throughline.contracts.checkpoint",
+            "throughline.data.calibration",
+            extras=("cpu",),
         ),
         seed=config.seed if dataset else 0,
     )

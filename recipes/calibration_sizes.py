@@ -71,11 +71,13 @@ def make(
             seen=", ".join(map(str, asked)),
             fix=f"give numbers up to {available}, the records of the training split",
         )
+    if sizes[-1] < wanted[-1]:
+        calibration = calibrate.make(store, dataset, sizes[-1], seed)
     settings = spec.model_dump(mode="json", exclude={"calib_size", "sensitivity"})
     stage = store.stage(
         "benchmark",
         f"{source.name}-calibration-sizes",
-        inputs=source.inputs,
+        inputs=source.inputs | {"calibration": calibration},
         config=source.stage_config | {"quantize": settings, "calib_sizes": wanted, "device": device},
         code_version=code_version(
             "throughline.quantization",

@@ -5,8 +5,8 @@ python -m recipes.plan config=/models/Qwen3-8B gpu=l4 workload=rag workload.conc
 python -m recipes.plan job=train config=/models/Llama-3.1-8B gpu=a100-80g training.method=full
 python -m recipes.plan score           # what was planned beside what came of it
 
-Reads a config.json and nothing else. Bytes were compared with what PyTorch allocated on an H100 (docs/log.md), never with
-TensorRT-LLM; the throughput estimate is within 15 % of NVIDIA's table for Llama 3.1 8B in FP8 on H100 and H200.
+Reads a config.json and nothing else. Bytes were compared with what PyTorch allocated on an H100 (docs/log.md), never
+with TensorRT-LLM; the throughput estimate is within 15 % of NVIDIA's table for Llama 3.1 8B in FP8 on H100 and H200.
 """
 
 from __future__ import annotations

@@ -135,6 +135,12 @@ def _sizes(config: Config) -> None:
     print_table(calibration_sizes.table(result))
     for line in calibration_sizes.remarks(result):
         app.echo(line)
+    largest = store.get(artifact.manifest.inputs["calibration"], "calibration")
+    calibrate.tell(
+        calibrate.warnings(
+            largest, calibrate.prompts(config.workload, found.inputs["dataset"]), spec.calib_max_seq_length
+        )
+    )
     what = f"quantize.recipe={spec.recipe}" if spec.recipe else f"quantize.qformat={spec.qformat}"
     command = f"python -m recipes.quantize {what} checkpoint={config.checkpoint}"
     sizes = ",".join(map(str, config.calib_sizes))

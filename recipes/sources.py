@@ -137,7 +137,7 @@ def _check_quantised(quantised: Quantised, reference: str, taken: bool) -> None:
 
 
 def is_foreign_folder(reference: str) -> bool:
-    """Returns whether a reference is the path of a folder that is no artifact; what has a slash is a path, there or not."""
+    """Returns whether a reference is a folder that is no artifact; with a slash it is a path, there or not."""
     folder = Path(reference)
     return ("/" in reference or (folder / "config.json").is_file()) and not (folder / "manifest.json").is_file()
 

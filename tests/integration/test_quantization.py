@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from throughline.contracts.errors import CheckpointError, DataError, EngineError
 from throughline.contracts.quantization import QuantReport, QuantSpec
 from throughline.linting import lint
-from throughline.quantization import Record, quantize
+from throughline.quantization import Record, compare_sizes, quantize
 from throughline.quantization.loss import Answers, compare, losses
 
 pytestmark = pytest.mark.integration
@@ -70,10 +70,84 @@ def test_the_base_loss_is_transformers_own(tiny_checkpoint: Path, tmp_path: Path
     assert report.loss is not None and report.loss.base == pytest.approx(total / 24, rel=2e-2)
 
 
-def test_what_a_cpu_cannot_compute_is_not_scored(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    report = made(tiny_checkpoint, tmp_path, qformat="nvfp4")
-    assert (report.status, report.quant_algo, report.loss) == ("not scored", "NVFP4", None)
-    assert (tmp_path / "hf_quant_config.json").is_file()
+@pytest.mark.parametrize(
+    "settings", [{"qformat": "nvfp4"}, {"qformat": "mxfp8"}, {"recipe": "general/ptq/nvfp4_default-kv_fp8"}]
+)
+def test_what_a_cpu_cannot_compute_is_not_scored(
+    tiny_checkpoint: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    report = made(tiny_checkpoint, tmp_path, **settings)
+    assert (report.status, report.loss) == ("not scored", None)
+    assert (report.calibration_records, report.calibration_tokens) == (0, 0)
+    # MXFP8 scales activations as they come and has nothing to calibrate.
+    assert [text.startswith("not calibrated") for text in report.warnings] == [True] * (
+        "mxfp8" not in settings.values()
+    )
+    assert not [name for name in weights(tmp_path) if name.endswith("input_scale")]
+    (tmp_path / "quant_report.json").write_text(report.model_dump_json())
+    assert [item.rule.id for item in lint(tmp_path) if item.rule.severity == "error"] == ["unscored"]
+
+
+@pytest.mark.parametrize("qformat", ["fp8", "int8_sq"])
+def test_float32_arithmetic_exports_what_bfloat16_does(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qformat: str
+) -> None:
+    found = {}
+    for fast in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda fast=fast: fast)
+        report = made(tiny_checkpoint, tmp_path / str(fast), qformat=qformat)
+        found[fast] = weights(tmp_path / str(fast))
+        assert report.status == "scored"
+    assert {name: item.dtype for name, item in found[True].items()} == {
+        name: item.dtype for name, item in found[False].items()
+    }
+    for name, item in found[True].items():
+        # Activations that bfloat16 rounds move scales, and what is divided by them, a little.
+        largest = item.float().abs().max()
+        assert float((item.float() - found[False][name].float()).abs().max()) <= 0.1 * float(largest), name
+
+
+def test_sizes_are_compared_on_the_same_answers(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    heard: list[tuple[str, float]] = []
+    spec = QuantSpec(qformat="int8_sq", calib_max_seq_length=16)
+    sizes = compare_sizes(
+        tiny_checkpoint,
+        spec,
+        (1, 2, 4),
+        calibration=CALIBRATION,
+        held_out=HELD_OUT,
+        on_progress=lambda phase, fraction: heard.append((phase, fraction)),
+    )
+    assert [(size.records, size.tokens) for size in sizes] == [(1, 16), (2, 32), (4, 64)]
+    assert [size.against_largest is None for size in sizes] == [False, False, True]
+    assert len({size.loss.base for size in sizes}) == 1 and list(tmp_path.iterdir()) == []
+    # The last size is what a quantisation with as many records is.
+    whole = quantize(tiny_checkpoint, spec, tmp_path, calibration=CALIBRATION, held_out=HELD_OUT)
+    assert sizes[-1].loss == whole.loss
+    first, largest = sizes[0], sizes[-1]
+    assert first.against_largest is not None
+    assert first.against_largest.base == largest.loss.quantised
+    assert first.against_largest.change == pytest.approx(first.loss.quantised - largest.loss.quantised)
+    fractions = [fraction for _, fraction in heard]
+    assert fractions == sorted(fractions) and fractions[-1] == pytest.approx(1)
+    assert {phase for phase, _ in heard} >= {"16 bits", "2 records", "2 records, scored"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "held_out", "words"),
+    [
+        ({"qformat": "int8"}, HELD_OUT, "int8 learns nothing from records"),
+        ({"qformat": "mxfp8"}, HELD_OUT, "mxfp8 learns nothing from records"),
+        ({"qformat": "nvfp4"}, HELD_OUT, r"no arithmetic for this format.*device=cuda"),
+        ({"qformat": "fp8"}, HELD_OUT[:1], r"two held-out records.*score_records=32"),
+    ],
+)
+def test_sizes_that_cannot_be_compared(
+    tiny_checkpoint: Path, settings: dict[str, Any], held_out: tuple[Record, ...], words: str
+) -> None:
+    with pytest.raises(EngineError, match=words):
+        compare_sizes(tiny_checkpoint, QuantSpec(**settings), (1,), calibration=CALIBRATION, held_out=held_out)
 
 
 def test_excluded_modules_keep_16_bits(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ ENGINE_FILE = "engine.json"
 class SpeculativeConfig(StrictModel):
     """Speculative decoding in TensorRT-LLM's names (`speculative_config` of `LLM()`): guessed tokens, checked at once.
 
-    Greedy answers stay what they were. Sampled ones come from other random numbers, and on the CPU a seed does not repeat
-    an answer beside a draft model (OpenVINO GenAI 2026.4).
+    Greedy answers stay what they were. Sampled ones come from other random numbers, and on the CPU a seed does not
+    repeat an answer beside a draft model (OpenVINO GenAI 2026.4).
 
     Attributes:
         decoding_type: `NGram` guesses what followed the same tokens before, in prompt or answer. `Draft_Target` lets

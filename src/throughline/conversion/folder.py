@@ -73,7 +73,8 @@ def _check_whole(source: Path) -> None:
             "base checkpoint is quantised",
             where=str(source),
             seen=quantised.algorithm,
-            fix="give the one that it was made from, or serve this one as it is: python -m recipes.build engine=pytorch",
+            fix="give the one that it was made from, or serve this one as it is: "
+            "python -m recipes.build engine=pytorch",
         )
 
 

@@ -39,7 +39,7 @@ def build(
     Args:
         checkpoint_dir: Folder with `config.json`, safetensors weights and `tokenizer.json`.
         spec: What to build.
-        out_dir: Where to; `engine.json` is written last, so a directory without it is unfinished.
+        out_dir: Where to; takes its files when all are written, so an engine in it stays whole until then.
         on_progress: Hears `(phase, fraction of the whole build)`, by expected cost.
         name: Name that the engine is served under; the checkpoint's and the precision by default.
         calibration: Records of the training split, if `spec.calibration` asks for any.
@@ -47,7 +47,8 @@ def build(
     Raises:
         EngineError: If the spec or the checkpoint is beyond the back end, `calibration` is missing or does not
             fit the model, or memory or disk is short.
-        CheckpointError: If the checkpoint is missing or damaged.
+        CheckpointError: If the checkpoint is missing or damaged, or its tokenizer is another model's.
+        StorageError: If the disk fills while the engine is written.
     """
     return builder(spec.backend, name).build(
         Path(checkpoint_dir), spec, Path(out_dir), on_progress, calibration=calibration

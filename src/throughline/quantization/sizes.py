@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from throughline.contracts.errors import EngineError
@@ -34,7 +33,7 @@ def compare_sizes(
         calibration: Token ids of training records, as many as the largest size.
         held_out: Two validation records or more.
         device: Where to compute, `cpu` or `cuda`.
-        on_progress: Hears `(phase, fraction of the phase)`.
+        on_progress: Hears `(phase, fraction of the whole)`.
 
     Raises:
         EngineError: If the format learns nothing from records, cannot be computed here, or as for `quantize`.
@@ -45,23 +44,40 @@ def compare_sizes(
     answers = [Answers.of(record.input_ids, record.labels) for record in held_out]
     model = load(checkpoint_dir, device)
     check_blocks(spec, model)
-    base = losses(model, answers, partial(on_progress, "16 bits: loss"))
+    scoring = sum(len(answer.input_ids) for answer in answers)
+    tokens = {size: sum(map(len, records[:size])) for size in sizes}
+    parts = _Parts(on_progress, (1 + len(sizes)) * scoring + sum(tokens.values()))
+    base = losses(model, answers, parts("16 bits", scoring))
     found: dict[int, list[RecordLoss]] = {}
     for size in sizes:
         # The earlier one is quantised in place.
         model = load(checkpoint_dir, device)
-        model = quantised(model, spec, records[:size], partial(on_progress, f"{size} records"))
-        found[size] = losses(model, answers, partial(on_progress, f"{size} records: loss"))
+        model = quantised(model, spec, records[:size], parts(f"{size} records", tokens[size]))
+        found[size] = losses(model, answers, parts(f"{size} records, scored", scoring))
     largest = found[max(found)]
     return tuple(
         SizeLoss(
             records=size,
-            tokens=sum(map(len, records[:size])),
+            tokens=tokens[size],
             loss=compare(base, each),
             against_largest=compare(largest, each) if each is not largest else None,
         )
         for size, each in found.items()
     )
+
+
+class _Parts:
+    """Tells how much of the whole is done, of parts that take as long as they have tokens."""
+
+    def __init__(self, on_progress: OnProgress, total: int) -> None:
+        self._on_progress = on_progress
+        self._total = total
+        self._before = 0
+
+    def __call__(self, phase: str, tokens: int) -> Callable[[float], None]:
+        """Begins a part."""
+        before, self._before = self._before, self._before + tokens
+        return lambda fraction: self._on_progress(phase, (before + fraction * tokens) / self._total)
 
 
 def _check(spec: QuantSpec, device: str, held_out: int) -> None:

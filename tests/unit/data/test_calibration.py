@@ -1,4 +1,4 @@
-"""Calibration records: shares of tasks and lengths against slow counts, nesting, and never what a model is judged by."""
+"""Calibration records: shares of tasks and lengths against slow counts, nesting, none that a model is judged by."""
 
 from __future__ import annotations
 

@@ -148,13 +148,13 @@ def damaged_tokenizer(folder: Path) -> None:
     path.write_text(path.read_text()[:400])
 
 
-FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (truncated, r"safetensors file is damaged.*model\.safetensors.*not fully covered"),
     "LFS pointer": (pointer, r"is damaged.*a Git LFS pointer of \d+ bytes.*git lfs pull"),
     "shard missing": (shard_missing, rf"shards of the checkpoint are missing.*{SHARDS[1]}"),
     "shard dangling": (shard_dangling, rf"shards of the checkpoint are missing.*{SHARDS[1]}"),
     "shard of another revision": (shard_of_another_revision, rf"lack tensors.*{SHARDS[1]}.*1: {UP}"),
-    "index damaged": (lambda folder: (folder / INDEX).write_text("{}") and None, "shard index cannot be read"),
+    "index damaged": (lambda folder: (folder / INDEX).write_text("{}"), "shard index cannot be read"),
     "NaN": (
         not_a_number,
         rf"not all finite.*{SINGLE}:{UP}.*3 NaN and 1 infinite of 8,192; .* in 1 of 20 tensors",
@@ -177,7 +177,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "smaller tokenizer": (smaller_tokenizer, r"ends at a token.*generation_config\.json.*4000.*largest id is 2047"),
     "damaged tokenizer": (damaged_tokenizer, r"tokenizer cannot be read.*tokenizer\.json"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), r"no tokenizer\.json"),
-    "config is a list": (lambda folder: (folder / "config.json").write_text("[]") and None, "no JSON object"),
+    "config is a list": (lambda folder: (folder / "config.json").write_text("[]"), "no JSON object"),
 }
 
 

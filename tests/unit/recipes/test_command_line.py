@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 RECIPES = (
     "convert",
     "data",
+    "calibrate",
     "train",
     "evaluate",
     "build",
