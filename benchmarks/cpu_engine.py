@@ -9,9 +9,10 @@ llama.cpp       llama-cpp-python's low-level API, a sequence for each request; p
                 sequences, as in llama.cpp's server. It is none of our dependencies: `--llama-python` says which has it
 
 All requests arrive at once, greedy, end-of-sequence ignored, prompts of random token ids; batches of no more than 512
-tokens, caches sized for the workload. Each measurement has a process of its own that loads, warms up on the same shape,
-and measures once; candidates take turns in each round. Without `--checkpoint` weights are random, on which speed does
-not depend. What a candidate's tokens have in common with those of `generate` tells whether it computes the same.
+tokens, caches sized for the workload. Each measurement has a process of its own that loads, warms up with up to eight
+such requests, and measures once; candidates take turns in each round. Peak memory is the process's with mapped files.
+Without `--checkpoint` weights are random, on which speed does not depend. What a candidate's tokens have in common with
+those of `generate` tells whether it computes the same model.
 The bound at concurrency 1 is the read bandwidth over the bytes of weights that a token needs, the KV cache not counted.
 """
 
@@ -39,7 +40,7 @@ SHAPES = {"smollm2-135m": "smollm2-135m", "1b": "llama-3.2-1b", "smoke": "smollm
 SMOKE = {"num_hidden_layers": 2, "intermediate_size": 256, "vocab_size": 2048}
 BATCH_TOKENS = 512
 MAX_SEQ_LEN = 2048
-WARM_TOKENS = 4
+WARM_REQUESTS, WARM_TOKENS = 8, 4
 # Q8_0 has a 16-bit scale for every 32 weights.
 WEIGHT_BYTES = {"bf16": 2.0, "f16": 2.0, "bfloat16": 2.0, "int8": 1.0, "q8_0": 34 / 32, "f32": 4.0, "float32": 4.0}
 # What a row holds: the table's column, its unit, and the factor to it.
@@ -250,7 +251,7 @@ def measure(job: Job) -> Job:
     with kinds[job["kind"]](job) as run:
         loaded = time.monotonic() - job["spawned"]
         # Other prompts than the measured ones, which a cache of prefixes would know.
-        run(prompts("warm-up"), WARM_TOKENS)
+        run(prompts("warm-up")[:WARM_REQUESTS], WARM_TOKENS)
         asked = prompts(f"round {job['round']}")
         cpu, started = time.process_time(), time.perf_counter()
         served = run(asked, job["output_tokens"])
@@ -448,7 +449,7 @@ def compare(args: argparse.Namespace, folder: Path) -> Job:
                         row["same_tokens"] = same_tokens(tokens, reference)
                 result["rows"] += rows
                 result["summary"] = summary(result, args, configs)
-                args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return result
 
 
@@ -552,7 +553,7 @@ def arguments() -> argparse.Namespace:
     auto = "auto: bfloat16 where the processor computes in it, else float32, as our engine does"
     add("--transformers-dtype", choices=("auto", "bfloat16", "float32"), default="auto", help=auto)
     add("--llama-python", type=Path, help="a Python with llama-cpp-python; llama.cpp is left out without it")
-    add("--gguf-types", nargs="+", choices=("bf16", "f16", "q8_0"), default=["bf16", "q8_0"], help="of llama.cpp")
+    add("--gguf-types", nargs="+", choices=("bf16", "f16", "q8_0"), default=["f16", "q8_0"], help="of llama.cpp")
     add("--checkpoint", type=Path, help="Hugging Face folder of smollm2-135m; random weights without it")
     add("--work", type=Path, help="where checkpoints, engines and GGUF files are kept, and found by a later run")
     add("--out", type=Path, help="benchmarks/results/cpu_engine.json by default")

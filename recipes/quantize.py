@@ -21,6 +21,7 @@ from throughline.artifacts import Artifact, ArtifactStore, code_version
 from throughline.contracts.planning import WorkloadSpec
 from throughline.contracts.quantization import NOT_SCORED, REPORT_FILE, QuantReport, QuantSpec
 from throughline.contracts.report import Column, Table
+from throughline.engines.tensorrt.check import served_precision
 
 CALIBRATION_FIX = "make the dataset of this model with `python -m recipes.data`, or name it (dataset=…)"
 
@@ -116,11 +117,14 @@ def _quantise(config: Config) -> None:
     report = QuantReport.model_validate_json((artifact.path / REPORT_FILE).read_text(encoding="utf-8"))
     for table in tables(artifact.manifest.name, report):
         print_table(table)
-    calibrate.tell(report.warnings)
-    follow_up = f"python -m recipes.build engine=pytorch checkpoint={artifact.digest[:12]}"
     if report.status == NOT_SCORED:
-        app.echo("not scored: this machine cannot compute in the format; score it on a GPU before anything is served")
-        follow_up = f"python -m recipes.lint path={artifact.path}"
+        why = "this machine cannot compute in the format" if config.quantize.score_records else "score_records=0"
+        app.echo(f"{NOT_SCORED}: {why}; no gate passes it and no job takes it")
+    calibrate.tell(report.warnings)
+    precision = served_precision(str(report.quant_algo)) if report.status != NOT_SCORED else None
+    follow_up = f"python -m recipes.lint path={artifact.path}"
+    if precision is not None:
+        follow_up = f"python -m recipes.build engine=pytorch quant={precision} checkpoint={artifact.digest[:12]}"
     app.made(artifact, again=artifact.digest in known, next_command=follow_up)
 
 

@@ -151,21 +151,25 @@ def check_shape(spec: EngineSpec, *, heads: int, inputs: Mapping[str, int]) -> N
         )
 
 
+def served_precision(algorithm: str) -> str | None:
+    """Returns the precision of a unified checkpoint by its `quant_algo`; None if the PyTorch flow does not run it."""
+    return next((name for name in MODELOPT if QFORMATS[name][1] == algorithm), None)
+
+
 def as_quantised(spec: EngineSpec, found: Quantised) -> EngineSpec:
     """Returns the spec for a checkpoint that is quantised already, its KV cache as it was calibrated.
 
     Raises:
         EngineError: If the PyTorch flow does not run the format, or the spec asks for another one.
     """
-    known = {algorithm: name for name, (_, algorithm) in QFORMATS.items() if name in MODELOPT}
-    if found.algorithm not in known:
+    precision = served_precision(found.algorithm)
+    if precision is None:
         raise EngineError(
             "the PyTorch flow does not run checkpoints of this format",
             where="checkpoint",
             seen=found.algorithm,
             fix=f"quantise to one of {', '.join(MODELOPT)}",
         )
-    precision = known[found.algorithm]
     if spec.precision != precision:
         raise EngineError(
             "the checkpoint is quantised otherwise",
