@@ -110,7 +110,7 @@ def tables(report: CalibrationReport) -> list[Table]:
         row("its prompts", report.records, None, report.prompts),
         row("training split", report.train_records, report.train_tokens, report.train_lengths),
     ]
-    note = f"{report.left_out} training records ask what a validation record asks and are left out"
+    note = f"{report.left_out} training records have a name or question of one that models are judged by: left out"
     strata: list[list[object]] = [
         [
             item.task,

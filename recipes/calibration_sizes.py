@@ -16,6 +16,7 @@ from throughline.contracts.report import Column, Plot, Report, Section, Series, 
 
 SIZES_FILE = "calibration_sizes.json"
 _INTERVAL = "mean by record with its 95 % interval (Student's t, the same records in both)"
+_RECORDS = "calibration records"
 
 
 class Sizes(StrictModel):
@@ -148,7 +149,7 @@ def _estimate(loss: LossChange) -> Estimate:
 
 def remarks(found: Sizes) -> list[str]:
     """Returns what the table says, and which sizes are not in it."""
-    lines = [f"of all   {verdict(found)}"]
+    lines = [f"verdict  {verdict(found)}"]
     if found.left_out:
         sizes = ", ".join(f"{size:,}" for size in found.left_out)
         lines.append(f"left out {sizes}: the training split has {found.available:,} records to calibrate on")
@@ -163,7 +164,7 @@ def verdict(found: Sizes) -> str:
     if enough == largest:
         return f"{largest:,} records are told from every smaller size: a larger one may gain more"
     if enough == found.sizes[0].records:
-        return f"no size from {enough:,} to {largest:,} records can be told from another by these answers"
+        return f"no smaller size, from {enough:,} records on, can be told from {largest:,} by these answers"
     return f"from {enough:,} records on the loss cannot be told from that of {largest:,}"
 
 
@@ -181,12 +182,12 @@ def write_page(store: ArtifactStore, artifact: Artifact, found: Sizes, command: 
         verdict=verdict(found),
         verdict_kind=kind,
         summary=[
-            *(line.removeprefix("left out ") for line in remarks(found)[1:]),
+            *remarks(found)[1:],
             "each size takes the first records of one choice, so that a larger one has all of a smaller one",
             "nothing was exported: the loss is of ModelOpt's simulation, which rounds as the format does",
         ],
         sections=[
-            Section("Loss and agreement", "", [table(found)], [_loss_plot(found), _agreement_plot(found)]),
+            Section("Loss and agreement", "", [table(found)], _plots(found)),
             Section("What was calibrated on", "The largest choice.", chosen),
         ],
         environment={
@@ -200,29 +201,25 @@ def write_page(store: ArtifactStore, artifact: Artifact, found: Sizes, command: 
     return write_report(report, store.home / "calibrations" / f"{artifact.manifest.name}")[0]
 
 
-def _loss_plot(found: Sizes) -> Plot:
-    losses = [size.loss for size in found.sizes]
-    against = [size for size in found.sizes if size.against_largest is not None]
-    series = [_series("from 16 bits", [size.records for size in found.sizes], losses)]
+def _plots(found: Sizes) -> list[Plot]:
+    records = [float(size.records) for size in found.sizes]
+    against = {size.records: size.against_largest for size in found.sizes if size.against_largest is not None}
+    plots = [_change("Change from 16 bits", records, [size.loss for size in found.sizes])]
     if against:
-        largest = found.sizes[-1].records
-        changes = [size.against_largest for size in against if size.against_largest is not None]
-        series.append(_series(f"from {largest:,} records", [size.records for size in against], changes))
-    return Plot("Change of the loss", "calibration records", "nats a token", series, x_log=True, note=_INTERVAL)
+        title = f"Change from {found.sizes[-1].records:,} records"
+        plots.append(_change(title, [float(count) for count in against], list(against.values())))
+    shares = [100 * size.loss.agreement for size in found.sizes]
+    title, label = "Likeliest token as in 16 bits", "% of answer tokens"
+    plots.append(Plot(title, _RECORDS, label, [Series(found.quantised_to, records, shares)], x_log=True))
+    return plots
 
 
-def _series(name: str, records: Sequence[int], changes: Sequence[LossChange]) -> Series:
-    return Series(
-        name,
-        [float(count) for count in records],
+def _change(title: str, records: Sequence[float], changes: Sequence[LossChange]) -> Plot:
+    series = Series(
+        "loss",
+        records,
         [change.by_record for change in changes],
         low=[change.low for change in changes],
         high=[change.high for change in changes],
     )
-
-
-def _agreement_plot(found: Sizes) -> Plot:
-    records = [float(size.records) for size in found.sizes]
-    shares = [100 * size.loss.agreement for size in found.sizes]
-    series = [Series("as in 16 bits", records, shares)]
-    return Plot("Likeliest token the same", "calibration records", "% of answer tokens", series, x_log=True)
+    return Plot(title, _RECORDS, "nats a token", [series], x_log=True, note=_INTERVAL)

@@ -122,7 +122,7 @@ def test_sizes_make_a_table_and_a_page_and_no_checkpoint(settings: list[str]) ->
     assert f"left out 1,000: the training split has {available} records to calibrate on" in text
     page = Path(re.findall(r"^page     (.*)$", text, re.MULTILINE)[0])
     html = page.read_text()
-    assert "<svg" in html and "Change of the loss" in html and "1,000: the training split" in html
+    assert "<svg" in html and "Change from 16 bits" in html and "1,000: the training split" in html
     assert not re.search(r'(?:src|href)="https?:', html)
     values = json.loads((page.parent / "report.json").read_text())
     assert [row[0] for row in values["sections"][0]["tables"][0]["rows"]] == [4, 16]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from throughline.contracts.errors import CheckpointError, DataError, EngineError
 from throughline.contracts.quantization import QuantReport, QuantSpec
@@ -55,6 +57,30 @@ def test_fp8_is_exported_and_scored(tiny_checkpoint: Path, tmp_path: Path) -> No
     loss = report.loss
     assert loss is not None and loss.records == 4 and loss.tokens == 24
     assert loss.low <= loss.quantised - loss.base <= loss.high or loss.low == loss.high
+
+
+def test_numbers_that_are_none_are_found_before_anything_is_written(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    tensors = weights(folder)
+    tensors["model.layers.1.mlp.up_proj.weight"][0, :3] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.up_proj\.weight.*3 NaN"):
+        made(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_not_called_a_fault_of_the_format(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import modelopt.torch.export as export
+
+    def full(*arguments: Any, **keywords: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export, "export_hf_checkpoint", full)
+    with pytest.raises(OSError, match="No space left"):
+        made(tiny_checkpoint, tmp_path)
 
 
 def test_the_base_loss_is_transformers_own(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ class CalibrationReport(StrictModel):
         train_records: Records that could be chosen.
         train_tokens: Their tokens.
         train_lengths: Of these records.
-        left_out: Training records that ask what a validation record asks, none of which can be chosen.
+        left_out: Training records that cannot be chosen, for the name of a record that models are judged by or the
+            question of a validation record.
         strata: By task and length, every stratum of the training split.
     """
 

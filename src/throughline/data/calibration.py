@@ -82,7 +82,7 @@ def choose(dataset: Path, count: int, seed: int) -> Calibration:
         seed: Same seed, same records.
 
     Raises:
-        DataError: If a split is missing, or a training record is one that models are judged by.
+        DataError: If a split is missing, no record is left, or a training record asks a held-out question.
     """
     table = _table(dataset, _TRAIN, ["id", "task", "input_ids", "labels"])
     repeated = _check_apart(dataset)
@@ -91,8 +91,8 @@ def choose(dataset: Path, count: int, seed: int) -> Calibration:
         raise DataError(
             "no training record is left to calibrate on",
             where=str(dataset),
-            seen=f"{len(repeated)} records, each asks what a validation record asks",
-            fix="make the dataset of more records",
+            seen=f"{len(repeated)} records, each with a name or question of one that models are judged by",
+            fix="make the dataset of more records, with names of their own",
         )
     table = table.take(kept)
     tasks = [str(task) for task in table["task"].to_pylist()]
@@ -183,37 +183,38 @@ def _strata(tasks: Sequence[str], lengths: Sequence[int], chosen: set[int]) -> t
 
 
 def _check_apart(dataset: Path) -> set[str]:
-    """Returns the names of training records that ask what a validation record asks, which the split does not rule out.
+    """Returns the names of training records that may be ones that models are judged by.
+
+    These are the names that a validation record or a held-out question has too, which need not be the same record where
+    files are numbered one by one; and those of records that ask what a validation record asks, which the split allows.
 
     Raises:
-        DataError: If a training record is a validation record or a held-out question, or asks what one asks: the data
-            stage leaves those out, so the dataset is not what it made.
+        DataError: If a training record asks a held-out question: the data stage leaves those out, so the dataset is not
+            what it made.
     """
-    names: dict[str, str] = {}
+    names: set[str] = set()
     texts: dict[str, str] = {}
     validation: set[str] = set()
     train, held = dataset / f"{_TRAIN}.jsonl", dataset / f"{_VALIDATION}.jsonl"
     for path in (held, *sorted(path for path in dataset.glob("*.jsonl") if path not in (train, held))):
         for row in _rows(path):
-            place = f"{path.name}, {row['id']}"
-            names.setdefault(str(row["id"]), place)
+            names.add(str(row["id"]))
             key = _key(row)
             if path == held:
                 validation.add(key)
             elif key:
-                texts.setdefault(key, place)
+                texts.setdefault(key, f"{path.name}, {row['id']}")
     found = set()
     for row in _rows(train):
         name, key = str(row["id"]), _key(row)
-        same = names.get(name) or texts.get(key)
-        if same is not None:
+        if key in texts:
             raise DataError(
                 "a training record is one that models are judged by",
                 where=f"{train}, record {name}",
-                seen=f"{same} is or asks the same",
+                seen=f"{texts[key]} asks the same",
                 fix="run `python -m recipes.data` again and leave what it made as it is",
             )
-        if key and key in validation:
+        if name in names or (key and key in validation):
             found.add(name)
     return found
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from throughline.checkpoints import check_finite, read_tensors
 from throughline.contracts.errors import EngineError
 from throughline.contracts.progress import OnProgress
 from throughline.contracts.quantization import NOT_SCORED, LayerGain, QuantReport, QuantSpec
@@ -46,12 +47,15 @@ def quantize(
 
     Raises:
         EngineError: If the format does not go with the model's sizes, ModelOpt refuses the recipe or cannot export it.
-        CheckpointError: If the checkpoint cannot be loaded.
+        CheckpointError: If the checkpoint cannot be loaded, or its numbers are not all finite.
+        OSError: If the export cannot be written.
     """
     import torch
     from modelopt.torch.export import export_hf_checkpoint
 
     seconds: dict[str, float] = {}
+    with _timed(seconds, "check", on_progress) as tell:
+        check_finite(read_tensors(checkpoint_dir), tell)
     model = load(checkpoint_dir, device)
     check_blocks(spec, model)
     computable = is_computable(spec, device)
@@ -72,6 +76,9 @@ def quantize(
         try:
             with torch.inference_mode(), contextlib.redirect_stdout(Nowhere()):
                 export_hf_checkpoint(model, export_dir=out_dir)
+        except OSError:
+            # A full disk says so itself.
+            raise
         except Exception as error:
             raise EngineError(
                 "ModelOpt cannot export this checkpoint",

@@ -166,19 +166,25 @@ def test_validation_records_are_chosen_alike_and_apart(dataset: Path) -> None:
 def test_a_training_record_that_models_are_judged_by_is_refused(dataset: Path, held: str) -> None:
     path = dataset / f"{held}.jsonl"
     before = path.read_text() if path.is_file() else ""
-    same = json.dumps({"id": "train-7", "task": "chat", "messages": [{"role": "user", "content": "else"}]})
-    path.write_text(f"{before}{same}\n")
-    with pytest.raises(DataError, match=rf"judged by.*train\.jsonl, record train-7.*{held}\.jsonl, train-7 is or asks"):
-        choose(dataset, 4, seed=0)
+    same = {"id": "train-7", "task": "chat", "messages": [{"role": "user", "content": "else"}], "prompt_token_ids": []}
+    path.write_text(f"{before}{json.dumps(same)}\n")
+    # A name alone may be a number that two files have; such a record is not taken, whatever it is.
+    assert_left_out(dataset, "train-7")
     asks = json.dumps({"id": "x", "task": "chat", "messages": [{"role": "user", "content": " QUESTION  train-7"}]})
     path.write_text(f"{before}{asks}\n")
     if held != "validation":
-        with pytest.raises(DataError, match=rf"record train-7.*{held}\.jsonl, x is or asks the same"):
+        with pytest.raises(
+            DataError, match=rf"judged by.*train\.jsonl, record train-7.*{held}\.jsonl, x asks the same"
+        ):
             choose(dataset, 4, seed=0)
-        return
-    # Two records may ask the same and be answered otherwise; then neither is calibrated on.
+    else:
+        # The split allows that two records ask the same and are answered otherwise.
+        assert_left_out(dataset, "train-7")
+
+
+def assert_left_out(dataset: Path, name: str) -> None:
     found = choose(dataset, 1000, seed=0)
-    assert "train-7" not in {record.id for record in found.records}
+    assert name not in {record.id for record in found.records}
     assert (found.report.left_out, found.report.train_records) == (1, len(SHAPES) - 1)
 
 
