@@ -11,7 +11,8 @@ from throughline.engines.vocabulary import Vocabulary
 class Detokenizer:
     """The text of one request.
 
-    Bytes that are no UTF-8 become U+FFFD. A character that the last token leaves unfinished is dropped.
+    Bytes that are no UTF-8 become U+FFFD. A character that the last token leaves unfinished is dropped; as in
+    Python's incremental decoder, the first two bytes of a surrogate (ED A0 to ED BF) count as unfinished.
     Of several stop strings the one completed first counts, the longest of them if they end together, so
     the text does not depend on how it was split into tokens. What is held back is the longest ending of
     the text that begins a stop string.

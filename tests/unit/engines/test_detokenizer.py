@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from throughline.engines import Detokenizer, Vocabulary
@@ -28,7 +28,9 @@ def decode(ids: list[int]) -> str:
 
 
 def _unfinished(tail: bytes) -> bool:
-    """Whether some continuation makes these bytes exactly one character."""
+    """Whether some continuation makes these bytes exactly one character or surrogate."""
+    if len(tail) == 2 and tail[0] == 0xED and 0xA0 <= tail[1] <= 0xBF:
+        return True
     try:
         tail.decode()
     except UnicodeDecodeError as error:
@@ -54,6 +56,8 @@ def streams(draw: st.DrawFn) -> tuple[list[int], list[list[int]], list[str]]:
 
 
 @given(streams())
+@example(([0xED, 0xA9], [[0xED, 0xA9]], []))
+@example(([0xED, 0xA9, ord("a")], [[0xED], [0xA9], [ord("a")]], ["a"]))
 def test_any_split_gives_the_whole_text_cut_at_the_first_stop(
     stream: tuple[list[int], list[list[int]], list[str]],
 ) -> None:
