@@ -3,6 +3,7 @@
 python -m recipes.lint path=/models/repository
 python -m recipes.lint path=/engines/llama-8b gpu=h100-sxm version=1.2.1 format=sarif
 python -m recipes.lint path=/models/repository fix=true
+python -m recipes.lint path=/models/Llama-3.1-8B weights=true
 
 Rules are of TensorRT-LLM up to 1.2.x and of the `llmapi` model; neither a GPU nor their software is needed. Exits with
 2 if an error is left, with 0 if nothing or only warnings are.
@@ -32,6 +33,7 @@ class Config(app.RecipeConfig):
     gpu: GpuSpec | None = None
     version: str = ""
     concurrency: int = 0
+    weights: bool = False
     fix: bool = False
     format: Literal["table", "json", "sarif"] = "table"
 
@@ -42,6 +44,7 @@ def target(config: Config) -> Target:
         compute_capability=config.gpu.compute_capability if config.gpu else None,
         version=config.version or None,
         concurrency=config.concurrency or None,
+        weights=config.weights,
     )
 
 

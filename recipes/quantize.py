@@ -11,6 +11,8 @@ What this machine cannot compute in (NVFP4 and MXFP8 on a CPU) is exported as *n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -18,11 +20,13 @@ from pydantic import Field
 from recipes import app, calibrate, calibration_sizes
 from recipes.sources import Source, find_source, held_out
 from throughline.artifacts import Artifact, ArtifactStore, code_version
+from throughline.checkpoints import read_json
 from throughline.contracts.planning import WorkloadSpec
 from throughline.contracts.quantization import NOT_SCORED, REPORT_FILE, QuantReport, QuantSpec
 from throughline.contracts.report import Column, Table
 from throughline.engines.tensorrt.check import served_precision
 
+SHORT_OF_GPU = "stop what else runs on it, set quantize.score_records=0, or quantise with device=cpu"
 CALIBRATION_FIX = "make the dataset of this model with `python -m recipes.data`, or name it (dataset=…)"
 
 
@@ -69,13 +73,16 @@ def make(config: Config) -> Artifact:
         from throughline.reporting.progress import Progress
 
         dataset, calibration = found.inputs["dataset"], found.inputs["calibration"]
+        calibrated_on = Calibration.read(calibration.path).token_ids
+        scored_on = held_out(dataset.path, spec.score_records)
+        planned = plan(config, found, [*calibrated_on, *(record.input_ids for record in scored_on)], run.directory)
         with Progress(f"quantise {found.name}", total=100, unit="%") as progress:
             report = quantize(
                 found.folder,
                 spec,
                 run.directory,
-                calibration=Calibration.read(calibration.path).token_ids,
-                held_out=held_out(dataset.path, spec.score_records),
+                calibration=calibrated_on,
+                held_out=scored_on,
                 device=config.device,
                 on_progress=lambda phase, fraction: progress.update(int(100 * fraction), phase=phase),
             )
@@ -83,7 +90,43 @@ def make(config: Config) -> Artifact:
         against = calibrate.warnings(calibration, wanted, spec.calib_max_seq_length)
         report = report.model_copy(update={"warnings": (*report.warnings, *against)})
         (run.directory / REPORT_FILE).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        return run.commit(metrics=report.model_dump(mode="json"))
+        return run.commit(metrics=report.model_dump(mode="json") | {"planned": planned})
+
+
+def plan(config: Config, found: Source, records: Sequence[Sequence[int]], out_dir: Path) -> dict[str, int]:
+    """Checks memory and disk; returns what is expected, empty for a family that is not planned for.
+
+    Raises:
+        EngineError: If memory, of the host or the GPU, or disk is short.
+    """
+    from throughline import resources
+    from throughline.contracts.checkpoint import FAMILIES
+    from throughline.planning.quantization import quantisation_memory
+    from throughline.planning.shape import read_shape
+    from throughline.quantization import computes_in_16_bits
+
+    if read_json(found.folder / "config.json").get("model_type") not in FAMILIES:
+        return {}
+    need = quantisation_memory(
+        read_shape(found.folder),
+        config.quantize,
+        device=config.device,
+        tokens=max(map(len, records), default=0),
+        computes_in_16_bits=computes_in_16_bits(config.device),
+    )
+    host = resources.Resources(round(need.host), round(need.disk))
+    smaller = "close other programs, or quantise on a larger machine"
+    resources.check(host, resources.available(out_dir), out_dir, what="quantise the checkpoint", fix=smaller)
+    peak = need.host
+    if config.device == "cuda":
+        import torch
+
+        peak = need.device
+        gpu = resources.Resources(round(need.device), 0)
+        free = resources.Resources(torch.cuda.mem_get_info()[0], 0)
+        resources.check(gpu, free, out_dir, what="quantise the checkpoint on this GPU", fix=SHORT_OF_GPU)
+    planned = {"peak_memory_bytes": round(peak)}
+    return planned if need.weights is None else planned | {"weight_bytes": round(need.weights)}
 
 
 def source(config: Config, store: ArtifactStore, settings: dict[str, object], calib_size: int) -> Source:
@@ -168,6 +211,7 @@ def tables(name: str, report: QuantReport) -> list[Table]:
         ["quant_algo", report.quant_algo],
         ["KV cache", report.kv_cache_quant_algo or "16 bits"],
         ["weights", fmt.bytes_(report.weight_bytes)],
+        ["peak memory", "not known" if report.peak_memory_bytes is None else fmt.bytes_(report.peak_memory_bytes)],
         ["calibrated on", f"{report.calibration_records} records, {report.calibration_tokens:,} tokens"],
     ]
     loss = report.loss

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from recipes import app, calibrate, data, quantize
+from throughline import quantization, resources
 from throughline.artifacts import Artifact, ArtifactStore
-from throughline.contracts.errors import ConfigError, DataError
+from throughline.contracts.errors import ConfigError, DataError, EngineError
 from throughline.contracts.quantization import QuantReport
 from throughline.data import Calibration
+from throughline.resources import Resources
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,10 +73,33 @@ def test_a_quantisation_stands_on_its_calibration(settings: list[str]) -> None:
     report = QuantReport.read(made.path)
     assert report is not None and report.status == "scored"
     assert (report.calibration_records, report.calibration_tokens) == (8, found.report.tokens)
+    planned = made.manifest.metrics["planned"]
+    assert planned["weight_bytes"] == pytest.approx(report.weight_bytes, rel=0.15)
+    assert planned["peak_memory_bytes"] > 0.7e9 and (report.peak_memory_bytes or 0) > 2**26
     # What stands for the workload are the acceptance questions, by their own tasks and lengths.
     assert report.warnings == calibrate.warnings(calibration, calibrate.prompts(None, dataset(store)), 1024)
     again = quantize.make(config(settings, "quantize.calib_size=8", "seed=1"))
     assert again.manifest.inputs["calibration"] != calibration.digest
+
+
+@pytest.mark.parametrize(
+    ("free", "message"),
+    [
+        (Resources(memory=2**29, disk=2**40), r"not enough memory to quantise the checkpoint.*536,870,912 bytes free"),
+        (
+            Resources(memory=2**40, disk=2**20),
+            r"not enough disk space to quantise the checkpoint.*1,048,576 bytes free",
+        ),
+    ],
+)
+def test_what_is_short_is_said_before_anything_is_loaded(
+    settings: list[str], monkeypatch: pytest.MonkeyPatch, free: Resources, message: str
+) -> None:
+    monkeypatch.setattr(resources, "available", lambda folder: free)
+    monkeypatch.setattr(quantization, "quantize", lambda *values, **more: pytest.fail("it was begun"))
+    with pytest.raises(EngineError, match=message):
+        quantize.make(config(settings))
+    assert config(settings).store().all("quantized-checkpoint") == []
 
 
 def test_warnings_are_printed_and_kept(settings: list[str]) -> None:

@@ -116,6 +116,8 @@ class QuantReport(StrictModel):
         loss: Compared on validation records.
         layers: By gain, largest first; empty without `sensitivity`.
         seconds: Duration of each phase.
+        peak_memory_bytes: Most that was used: on a GPU what PyTorch allocated there, else the process's memory; None
+            where the system does not tell.
         warnings: What speaks against the calibration, in words.
     """
 
@@ -128,6 +130,7 @@ class QuantReport(StrictModel):
     loss: LossChange | None = None
     layers: tuple[LayerGain, ...] = ()
     seconds: dict[str, float]
+    peak_memory_bytes: int | None = None
     warnings: tuple[str, ...] = ()
 
     @classmethod

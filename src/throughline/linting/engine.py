@@ -56,11 +56,13 @@ class Target:
         compute_capability: Of the GPU, e.g. 9.0.
         version: TensorRT-LLM's version in the container, e.g. `1.2.1`.
         concurrency: Requests in flight.
+        weights: Read every number of a checkpoint.
     """
 
     compute_capability: float | None = None
     version: str | None = None
     concurrency: int | None = None
+    weights: bool = False
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,15 @@ def load(folder: Path, device: str) -> Any:
             fix="give a folder that transformers loads",
         ) from None
     model = model.to(device).eval()
+    return model if computes_in_16_bits(device) else model.float()
+
+
+def computes_in_16_bits(device: str) -> bool:
+    """Returns whether a device multiplies bfloat16 matrices, as every GPU and some processors do."""
+    import torch
+
     # torch offers no public question for it.
-    fast = device != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return model if fast else model.float()
+    return bool(device != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def check_blocks(spec: QuantSpec, model: Any) -> None:

@@ -18,6 +18,7 @@ from throughline.quantization.formats import is_calibrated, is_computable
 from throughline.quantization.loss import Answers, compare, losses
 from throughline.quantization.model import Nowhere, check_blocks, load, quantised, to_16_bits
 from throughline.quantization.record import Record
+from throughline.resources import peak_memory, reset_peak_memory
 
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
@@ -54,6 +55,7 @@ def quantize(
     from modelopt.torch.export import export_hf_checkpoint
 
     seconds: dict[str, float] = {}
+    peak = _Peak(device)
     with _timed(seconds, "check", on_progress) as tell:
         check_finite(read_tensors(checkpoint_dir), tell)
     model = load(checkpoint_dir, device)
@@ -100,8 +102,31 @@ def quantize(
         loss=loss,
         layers=layers,
         seconds=seconds,
+        peak_memory_bytes=peak.bytes(),
         warnings=() if computable or not is_calibrated(spec) else (_NOT_CALIBRATED,),
     )
+
+
+class _Peak:
+    """The most memory that is used from here on."""
+
+    def __init__(self, device: str) -> None:
+        self._is_cuda = device == "cuda"
+        self._knows = True
+        if self._is_cuda:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            self._knows = reset_peak_memory()
+
+    def bytes(self) -> int | None:
+        """Returns it; None where the system does not tell."""
+        if self._is_cuda:
+            import torch
+
+            return int(torch.cuda.max_memory_allocated())
+        return peak_memory() if self._knows else None
 
 
 def _sensitivity(

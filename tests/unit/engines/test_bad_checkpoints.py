@@ -26,7 +26,7 @@ from throughline.checkpoints import check_files, check_finite, check_weights, re
 from throughline.contracts.engine import EngineInfo, EngineSpec
 from throughline.contracts.errors import CheckpointError, EngineError, StorageError, UserError
 from throughline.engines.cpu.openvino_env import openvino
-from throughline.linting import lint
+from throughline.linting import Target, lint
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ("engine.max_seq_len=64", "engine.kv_cache_bytes=16777216", "engine.num_threads=1")
@@ -271,18 +271,37 @@ def test_files_that_make_no_sense_are_found_by_the_linter_too(file: str, text: s
         ("shard of another revision", "shards"),
         ("larger tokenizer", "vocabulary"),
         ("damaged tokenizer", "syntax"),
+        ("no tokenizer", "tokenizer"),
+        ("smaller tokenizer", "tokenizer"),
+        ("tensor missing", "tensors"),
+        ("adapter left", "tensors"),
+        ("another config.json", "tensors"),
+        ("no size", "tensors"),
+        ("index damaged", "syntax"),
+        ("NaN", "finite"),
+        ("infinity in BF16", "finite"),
     ],
 )
 def test_the_linter_finds_it(fault: str, rule: str, folder: Path) -> None:
+    assert errors(folder) == set()
     FAULTS[fault][0](folder)
-    assert rule in {finding.rule.id for finding in lint(folder) if finding.rule.severity == "error"}
+    assert rule in errors(folder)
+
+
+def errors(folder: Path) -> set[str]:
+    return {finding.rule.id for finding in lint(folder, Target(weights=True)) if finding.rule.severity == "error"}
+
+
+def test_numbers_are_read_only_where_asked(folder: Path) -> None:
+    not_a_number(folder)
+    assert "finite" not in {finding.rule.id for finding in lint(folder)}
 
 
 def test_too_small_a_disk_is_seen_before_anything_is_written(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**30, 2**30 - 4096, 4096))
-    with pytest.raises(EngineError, match=r"not enough disk space.*4096 bytes free"):
+    with pytest.raises(EngineError, match=r"not enough disk space.*4,096 bytes free"):
         engines.build(tiny_checkpoint, SPEC, tmp_path / "engine")
     assert list(tmp_path.iterdir()) == []
 

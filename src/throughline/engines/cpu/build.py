@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from throughline import resources
 from throughline.checkpoints import check_finite, check_shapes, check_tokenizer, read_json, weight_files
 from throughline.contracts.checkpoint import licence_files
 from throughline.contracts.engine import BuildReport, CalibrationData, EngineInfo, EngineSpec
@@ -18,7 +19,6 @@ from throughline.contracts.errors import EngineError
 from throughline.contracts.progress import OnProgress
 from throughline.contracts.storage import full, storage_errors
 from throughline.engines.card import mib, render_card
-from throughline.engines.cpu import resources
 from throughline.engines.cpu.graph import build_graph
 from throughline.engines.cpu.guided import save_detokenizer
 from throughline.engines.cpu.lint import ComputePlan, check_spec, kv_block_bytes, kv_blocks
@@ -33,11 +33,13 @@ from throughline.engines.cpu.quantize import (
     compress,
     quantising_cost,
 )
+from throughline.engines.cpu.resources import SHORT_OF_MEMORY, needed
 from throughline.engines.cpu.runtime import machine_name, machine_plan
 from throughline.engines.golden import GOLDEN_TOKENS, record, tokenize_prompts
 from throughline.engines.replacing import replacing
 from throughline.engines.safetensors_reader import SafetensorsFolder
 from throughline.engines.vocabulary import Vocabulary
+from throughline.resources import Resources
 
 MODEL_FILE = "openvino_model.xml"
 _COPIED = (
@@ -79,8 +81,8 @@ class CpuEngineBuilder:
             check_spec(spec)
             plan = machine_plan(spec)
             checkpoint = _Checkpoint(checkpoint_dir, spec)
-            need = resources.needed(checkpoint.parameters, spec)
-            resources.check(need, resources.available(out_dir), out_dir)
+            need = needed(checkpoint.parameters, spec)
+            resources.check(need, resources.available(out_dir), out_dir, what="build the engine", fix=SHORT_OF_MEMORY)
             check_finite(checkpoint.weights.entries, phases.reporter("check"))
             records = calibration_records(spec, calibration, checkpoint.config)
             info = checkpoint.info(self._name, spec).model_copy(
@@ -191,7 +193,7 @@ class _Checkpoint:
         (out_dir / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
 
 
-def _save(model: Any, checkpoint: _Checkpoint, info: EngineInfo, folder: Path, need: resources.Resources) -> EngineInfo:
+def _save(model: Any, checkpoint: _Checkpoint, info: EngineInfo, folder: Path, need: Resources) -> EngineInfo:
     """Writes the graph and what belongs to it; returns `info` with the size of the weights."""
     with _openvino_writes(folder, need):
         openvino().save_model(model, str(folder / MODEL_FILE), compress_to_fp16=False)
@@ -203,7 +205,7 @@ def _save(model: Any, checkpoint: _Checkpoint, info: EngineInfo, folder: Path, n
 
 
 @contextmanager
-def _openvino_writes(folder: Path, need: resources.Resources) -> Iterator[None]:
+def _openvino_writes(folder: Path, need: Resources) -> Iterator[None]:
     """OpenVINO says that it could not write and not why, and may have removed what it wrote."""
     try:
         yield
