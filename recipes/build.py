@@ -2,7 +2,7 @@
 
 python -m recipes.build quant=int8
 python -m recipes.build -m quant=bf16,int8,int4,int4_rtn              # and compares what it has built
-python -m recipes.build engine=gpu quant=fp8                          # TensorRT-LLM: planned, not built
+python -m recipes.build engine=gpu quant=fp8 gpu=h100-sxm             # TensorRT-LLM: planned, not built
 python -m recipes.build engine=gpu quant=fp8 readback=/engines/llama  # is what was built what was asked for?
 """
 
@@ -16,6 +16,7 @@ from recipes.sources import Source, find_source
 from throughline.artifacts import Artifact, ArtifactStore, code_version
 from throughline.contracts.engine import CalibrationData, EngineInfo, EngineSpec
 from throughline.contracts.errors import ArtifactError
+from throughline.contracts.planning import GpuSpec
 from throughline.engines import builder
 
 CALIBRATION_FIX = (
@@ -28,11 +29,13 @@ class Config(app.RecipeConfig):
     """Settings of `recipes.build`.
 
     `checkpoint` is a digest, a folder, `latest` or `base`. `dataset` is what a calibrated build calibrates on, a
-    digest or `latest`: the one that the checkpoint was tuned on, else the newest.
+    digest or `latest`: the one that the checkpoint was tuned on, else the newest. `gpu` is where a job's engine will
+    run; the CPU back end has no use for it.
     """
 
     model: app.ModelSpec
     engine: EngineSpec
+    gpu: GpuSpec | None = None
     checkpoint: str = "latest"
     dataset: str = "latest"
     name: str = ""
@@ -99,7 +102,12 @@ def make_job(config: Config) -> Artifact:
     store = config.store()
     source = _source(config, store, calibrated=config.engine.precision in CALIBRATED)
     return build_job.make_job(
-        store, config.engine, name=f"{source.name}-{config.engine.backend}", source=source, seed=config.seed
+        store,
+        config.engine,
+        name=f"{source.name}-{config.engine.backend}",
+        source=source,
+        seed=config.seed,
+        gpu=config.gpu,
     )
 
 

@@ -58,13 +58,13 @@ def render_card(
         f"# Engine {info.name}",
         f"Back end `{spec.backend}`: OpenVINO GenAI with paged attention and in-flight batching. "
         "It runs on any x86 or Arm machine with OpenVINO and is not a TensorRT engine.",
-        _table(("", ""), rows.items()),
+        table(("", ""), rows.items()),
         "## Files",
-        _table(("File", "Size"), [(name, mib(size)) for name, size in sorted(files.items())]),
+        table(("File", "Size"), [(name, mib(size)) for name, size in sorted(files.items())]),
         "## Made with",
-        _table(("Package", "Version"), sorted(info.versions.items())),
+        table(("Package", "Version"), sorted(info.versions.items())),
         "## Build time",
-        _table(("Phase", "Seconds"), [(phase, f"{value:.2f}") for phase, value in seconds.items()]),
+        table(("Phase", "Seconds"), [(phase, f"{value:.2f}") for phase, value in seconds.items()]),
     ]
     if notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in notes)]
@@ -98,7 +98,8 @@ def mib(size: int) -> str:
     return f"{size / 2**20:.2f} MiB" if size >= 2**18 else f"{size / 2**10:.1f} KiB"
 
 
-def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
+def table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
+    """Returns a table of two columns in Markdown."""
     lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows]
     return "\n".join(lines)

@@ -13,14 +13,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.build_job import check_built, requirement
+from recipes import app, plan
+from recipes.build_job import check_built, engine_plan, requirement
 from throughline.contracts.engine import EngineSpec
 from throughline.contracts.errors import EngineError, EngineLintError
+from throughline.contracts.planning import GpuSpec
 from throughline.engines.tensorrt import BuildJob, Requirement, read_back, write_job
 from throughline.engines.tensorrt.check import CALIBRATED, QFORMATS, check_shape, check_spec
 from throughline.engines.tensorrt.commands import model_yaml, steps
 from throughline.linting import lint
-from throughline.planning.shape import read_shape
+from throughline.planning.shape import ModelShape, read_shape
 
 ROOT = Path(__file__).resolve().parents[3]
 NEED = Requirement(gpus=1, gpu_bytes=2**34, disk_bytes=2**34, seconds=90.0)
@@ -92,6 +94,50 @@ def test_the_script_runs_the_commands_in_order(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "calibration" / "train.jsonl").read_text().splitlines()]
     assert rows == [{"text": "one é"}, {"text": "two\nlines"}]
     assert BuildJob.read(tmp_path) == made and made.status == "planned, not built"
+
+
+def board(name: str) -> GpuSpec:
+    return GpuSpec.model_validate(yaml.safe_load((ROOT / "recipes" / "conf" / "gpu" / f"{name}.yaml").read_text()))
+
+
+def model(name: str) -> ModelShape:
+    return read_shape(ROOT / "engines" / "models" / f"{name}.json")
+
+
+def test_a_job_is_planned_for_its_gpu_as_the_planner_does(tmp_path: Path) -> None:
+    settings = spec(tp_size=1, max_lora_rank=0)
+    found = engine_plan(model("llama-3.1-8b"), settings, board("h100-sxm"))
+    words = [f"config={ROOT}/engines/models/llama-3.1-8b.json", "plan.precision=fp8", "plan.max_batch_size=64"]
+    planned = plan.make(app.to_schema(app.compose("plan", [*words, "plan.max_num_tokens=8192"]), plan.Config))
+    assert (found.weights_bytes, found.kv_token_capacity) == (planned.weights_bytes, planned.kv_token_capacity)
+    assert found.max_concurrent_sequences == min(64, found.kv_token_capacity // 4096)
+    text = "one"
+    write_job(
+        tmp_path, name="llama", spec=settings, requirement=NEED, checkpoint_digest="abc", texts=(text,), plan=found
+    )
+    assert BuildJob.read(tmp_path).plan == found
+    card = (tmp_path / "ENGINE_CARD.md").read_text()
+    assert "planned, not built" in card and "H100" in card and f"{found.kv_token_capacity:,} tokens" in card
+    assert "trtllm-build" in card and "sha256:abc" in card
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "settings", "message"),
+    [
+        ("llama-3.1-8b", "a100-80g", {}, r"no arithmetic for this precision.*fp8 on .*8\.0.*int4_awq"),
+        ("llama-3.1-70b", "h100-sxm", {"precision": "bf16", "tp_size": 1}, r"does not fit its GPU.*— quant=fp8 "),
+        ("llama-3.1-70b", "h100-sxm", {"tp_size": 1, "max_seq_len": 131072}, r"131,072 tokens takes"),
+        (
+            "llama-3.1-70b",
+            "a100-80g",
+            {"backend": "pytorch", "precision": "bf16", "tp_size": 1, "max_lora_rank": 0},
+            r"— quant=int4_awq \([^)]*\) or engine\.tp_size=2",
+        ),
+    ],
+)
+def test_what_its_gpu_cannot_run_becomes_no_job(name: str, gpu: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        engine_plan(model(name), spec(**settings), board(gpu))
 
 
 def test_a_step_that_fails_ends_the_script(tmp_path: Path) -> None:

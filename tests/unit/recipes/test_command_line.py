@@ -94,6 +94,8 @@ def test_validate_names_a_preset_that_is_wrong(tmp_path: Path, monkeypatch: pyte
     (conf / "gate" / "odd.yaml").write_text("mn: {exact_match: 0.5}\n")
     for module in (app, composing):
         monkeypatch.setattr(module, "CONF", conf)
+    # The test above composes the others.
+    monkeypatch.setattr(validate, "recipes", lambda: ["lifecycle", "train"])
     faults = {(check.recipe, *check.overrides): check.fault for check in validate.check_all() if check.fault}
     assert set(faults) == {("train", "trainer=odd"), ("lifecycle", "gate=odd")}
     assert "trainer.lr" in faults["train", "trainer=odd"]

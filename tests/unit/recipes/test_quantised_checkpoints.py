@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 import yaml
 
-from recipes import app, build, convert, deploy, evaluate, lifecycle, quantize, references
+from recipes import app, build, build_job, convert, deploy, evaluate, lifecycle, quantize, references
 from recipes.build_job import job_table
 from tests import trtllm
 from throughline.artifacts import Artifact, ArtifactStore
 from throughline.contracts.errors import ArtifactError, CheckpointError, EngineError, GateInconclusive
+from throughline.contracts.planning import GpuSpec
 from throughline.contracts.quantization import NOT_SCORED, LossChange, Quantised, QuantReport
 from throughline.engines.tensorrt import BuildJob
+from throughline.planning.shape import read_shape
 
 ROOT = Path(__file__).resolve().parents[3]
 LOSS = LossChange(records=32, tokens=900, base=1.0, quantised=1.002, low=-0.001, high=0.005, agreement=0.99)
@@ -83,6 +85,37 @@ def test_a_scored_one_becomes_a_job_that_serves_it_as_it_is(
     plain = quantised()
     made = build.make_job(config(store, "engine=pytorch", "quant=fp8", f"checkpoint={plain.digest}"))
     assert yaml.safe_load((made.path / "model.yaml").read_text())["kv_cache_config"]["dtype"] == "auto"
+
+
+def test_a_job_for_a_named_gpu_says_what_is_planned(store: ArtifactStore, quantised: Callable[..., Artifact]) -> None:
+    words = ("engine=pytorch", "quant=fp8", f"checkpoint={quantised().digest}")
+    made = build.make_job(config(store, *words, "gpu=h100-sxm"))
+    job = BuildJob.read(made.path)
+    assert job.plan is not None and job.plan.compute_capability == 9.0
+    assert any("tokens of KV cache (" in str(row[1]) for row in job_table(job).rows)
+    assert made.digest != build.make_job(config(store, *words, "gpu=l40s")).digest
+    with pytest.raises(EngineError, match="no arithmetic"):
+        build.make_job(config(store, *words, "gpu=a100-80g"))
+
+
+def test_a_model_that_its_gpu_cannot_quantise_becomes_no_job(store: ArtifactStore, tiny_checkpoint: Path) -> None:
+    small = GpuSpec(
+        name="small",
+        compute_capability=9.0,
+        memory_bytes=2e9,
+        bandwidth=1e12,
+        bf16_flops=1e14,
+        fp8_flops=2e14,
+        other_bytes=1e8,
+        source="made up",
+    )
+    asked = config(store, "engine=gpu", "quant=bf16", f"checkpoint={tiny_checkpoint}", "engine.max_seq_len=128")
+    settings = {"max_batch_size": 4, "max_num_tokens": 128}
+    spec = asked.engine.model_copy(update=settings)
+    assert BuildJob.read(build.make_job(asked.model_copy(update={"gpu": small, "engine": spec})).path).plan is not None
+    needs = build_job.requirement(read_shape(tiny_checkpoint), spec)
+    with pytest.raises(EngineError, match="does not hold the model while it is quantised"):
+        build_job.check_building(needs, small)
 
 
 @pytest.mark.parametrize("copy", [False, True])

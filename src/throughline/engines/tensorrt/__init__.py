@@ -4,6 +4,7 @@ None of what the jobs run has run on a GPU of ours.
 """
 
 from throughline.engines.tensorrt.job import BuildJob as BuildJob
+from throughline.engines.tensorrt.job import EnginePlan as EnginePlan
 from throughline.engines.tensorrt.job import Requirement as Requirement
 from throughline.engines.tensorrt.job import write_job as write_job
 from throughline.engines.tensorrt.readback import Difference as Difference

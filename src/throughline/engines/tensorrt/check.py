@@ -39,6 +39,11 @@ _OF_CPUS = {
 }
 
 
+def precisions(backend: str) -> tuple[str, ...]:
+    """Returns the precisions that `tensorrt` or `pytorch` has."""
+    return tuple(QFORMATS) if backend == "tensorrt" else ("bf16", *MODELOPT)
+
+
 def check_spec(spec: EngineSpec) -> None:
     """Refuses what the back end does not have.
 
@@ -46,7 +51,7 @@ def check_spec(spec: EngineSpec) -> None:
         EngineError: Naming the field that cannot be honoured.
         EngineLintError: If two fields contradict each other.
     """
-    known = QFORMATS if spec.backend == "tensorrt" else {"bf16": None, **MODELOPT}
+    known = precisions(spec.backend)
     if spec.precision not in known:
         raise EngineError(
             f"the {spec.backend} back end does not have this precision",

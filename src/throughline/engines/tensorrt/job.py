@@ -15,10 +15,11 @@ from throughline.contracts.config import StrictModel
 from throughline.contracts.engine import EngineSpec
 from throughline.contracts.errors import EngineError
 from throughline.contracts.quantization import Quantised
+from throughline.engines.card import mib, table
 from throughline.engines.tensorrt import commands
 from throughline.engines.tensorrt.check import CALIBRATED, check_spec
 
-JOB_FILE, SCRIPT, MODEL_YAML = "job.json", "build.sh", "model.yaml"
+JOB_FILE, SCRIPT, MODEL_YAML, CARD = "job.json", "build.sh", "model.yaml", "ENGINE_CARD.md"
 _HEADER = """#!/usr/bin/env bash
 # {title}
 # Planned, not built: this script has not run on a GPU. {backend} back end, TensorRT-LLM {version}.
@@ -62,10 +63,35 @@ class Requirement(StrictModel):
     seconds: float
 
 
+class EnginePlan(StrictModel):
+    """What the planner says of the engine on one of its GPUs.
+
+    Attributes:
+        gpu: Name of the board.
+        compute_capability: E.g. 9.0; an engine runs on the architecture that it was built on.
+        gpu_bytes: Memory of the board.
+        weights_bytes: Weights and scales.
+        kv_cache_dtype: What `auto` comes to.
+        kv_bytes_per_token: Keys and values of a token.
+        kv_token_capacity: Tokens that the KV cache holds.
+        max_concurrent_sequences: Requests of `max_seq_len` tokens that fit at a time.
+    """
+
+    gpu: str
+    compute_capability: float
+    gpu_bytes: int
+    weights_bytes: int
+    kv_cache_dtype: str
+    kv_bytes_per_token: float
+    kv_token_capacity: int
+    max_concurrent_sequences: int
+
+
 class BuildJob(StrictModel):
     """`job.json`: what is to be built, from what, and where.
 
-    `quantised` says of a checkpoint that comes quantised how it is, and what its score was.
+    `quantised` says of a checkpoint that comes quantised how it is, and what its score was. `plan` is of the GPU that
+    was named, None where none was.
     """
 
     status: Literal["planned, not built"] = "planned, not built"
@@ -78,6 +104,7 @@ class BuildJob(StrictModel):
     container: str = commands.CONTAINER
     commands: tuple[tuple[str, ...], ...]
     requirement: Requirement
+    plan: EnginePlan | None = None
 
     @classmethod
     def read(cls, folder: Path) -> BuildJob:
@@ -108,6 +135,7 @@ def write_job(
     dataset_digest: str | None = None,
     texts: Sequence[str] = (),
     quantised: Quantised | None = None,
+    plan: EnginePlan | None = None,
 ) -> BuildJob:
     """Writes a job into an empty folder.
 
@@ -120,6 +148,7 @@ def write_job(
         dataset_digest: Digest of the dataset that `texts` are from.
         texts: Training records for a calibrated precision, in the checkpoint's own format.
         quantised: How the checkpoint is quantised already; then it is served as it is.
+        plan: What is expected of the engine, where its GPU is known.
 
     Raises:
         EngineError: If the back end cannot honour the spec, or calibration texts are missing.
@@ -142,6 +171,7 @@ def write_job(
         quantised=f"{quantised.algorithm}, score: {quantised.score}" if quantised is not None else None,
         commands=tuple(step.words for step in steps),
         requirement=requirement,
+        plan=plan,
     )
     if texts and spec.precision in CALIBRATED:
         (folder / "calibration").mkdir(parents=True)
@@ -153,6 +183,7 @@ def write_job(
     script = folder / SCRIPT
     script.write_text(_script(job, steps), encoding="utf-8")
     script.chmod(0o755)
+    (folder / CARD).write_text(_card(job), encoding="utf-8")
     (folder / JOB_FILE).write_text(job.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return job
 
@@ -178,6 +209,41 @@ def _script(job: BuildJob, steps: Sequence[commands.Step]) -> str:
         text += 'echo "nothing to build: the PyTorch flow reads the checkpoint itself"\n'
     text += 'cp "$JOB/model.yaml" "$OUTPUT/"\n' if job.spec.backend == "pytorch" else ""
     return text + 'echo "done: $OUTPUT"\n'
+
+
+def _card(job: BuildJob) -> str:
+    need, plan = job.requirement, job.plan
+    rows = {
+        "Status": job.status,
+        "Precision": job.spec.precision,
+        "Checkpoint": f"sha256:{job.checkpoint_digest}" + (f", {job.quantised}" if job.quantised else ""),
+        "Calibrated on": f"dataset {job.dataset_digest[:12]}" if job.dataset_digest else "nothing",
+        "TensorRT-LLM": job.tensorrt_llm,
+        "Container": f"`{job.container}`",
+        "Building takes": f"{need.gpus} GPU(s) of {mib(need.gpu_bytes)}, {mib(need.disk_bytes)} of disk, about "
+        f"{need.seconds:.0f} s and TensorRT's search for kernels: estimates",
+    }
+    parts = [f"# Build job {job.name}", table(("", ""), rows.items()), "## Plan"]
+    if plan is None:
+        parts.append("None: no GPU was named (`gpu=h100-sxm`).")
+    else:
+        planned = {
+            "GPU": f"{plan.gpu}, {mib(plan.gpu_bytes)}, compute capability {plan.compute_capability}",
+            "Weights on each": mib(plan.weights_bytes),
+            "KV cache": f"{plan.kv_cache_dtype}, {plan.kv_token_capacity:,} tokens "
+            f"of {plan.kv_bytes_per_token:,.0f} bytes",
+            f"Requests of {job.spec.max_seq_len:,} tokens at a time": f"{plan.max_concurrent_sequences:,}",
+        }
+        parts.append(table(("", ""), planned.items()))
+    lines = [" ".join(_quoted(word) for word in words) for words in job.commands]
+    parts += [
+        "## Commands",
+        "```bash\n" + "\n".join(lines or ["# the PyTorch flow reads the checkpoint itself"]) + "\n```",
+    ]
+    parts += ["## Settings", "```json\n" + job.spec.model_dump_json(indent=2) + "\n```"]
+    reads = "build readback" if job.spec.backend == "tensorrt" else "lint path"
+    parts += ["## Check what was built", f"```bash\npython -m recipes.{reads}=/path/to/output\n```"]
+    return "\n\n".join(parts) + "\n"
 
 
 def _quoted(word: str) -> str:
