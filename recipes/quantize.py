@@ -2,25 +2,30 @@
 
 python -m recipes.quantize quantize.qformat=fp8 quantize.kv_cache_qformat=fp8
 python -m recipes.quantize -m quantize.qformat=fp8,int8_sq,nvfp4
+python -m recipes.quantize device=cuda questions=60
 python -m recipes.quantize quantize.qformat=int8_sq calib_sizes=[16,64,256,1024]
 python -m recipes.quantize quantize.recipe=general/ptq/fp8_default-kv_fp8 checkpoint=/models/Qwen3-0.6B
 
-What this machine cannot compute in (NVFP4 and MXFP8 on a CPU) is exported as *not scored*, which no gate passes. With
+`questions` puts held-out questions to the model in 16 bits and quantised, and compares the answers one by one. What
+this machine cannot compute in (NVFP4 and MXFP8 on a CPU) is exported as *not scored*, which no gate passes. With
 `calib_sizes` nothing is exported: the loss is compared after calibrating on more and more records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from recipes import app, calibrate, calibration_sizes
+from recipes.evaluate import questions_of
+from recipes.results import PAIRED, label
 from recipes.sources import Source, find_source, held_out
 from throughline.artifacts import Artifact, ArtifactStore, code_version
 from throughline.checkpoints import read_json
+from throughline.contracts.evaluation import GATED_SET, OTHER, Comparison, Evaluation, SuiteSpec
 from throughline.contracts.planning import WorkloadSpec
 from throughline.contracts.quantization import NOT_SCORED, REPORT_FILE, QuantReport, QuantSpec
 from throughline.contracts.report import Column, Table
@@ -37,6 +42,8 @@ class Config(app.RecipeConfig):
     quantize: QuantSpec = QuantSpec()
     workload: WorkloadSpec | None = None
     calib_sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    suite: SuiteSpec
+    questions: int = Field(default=0, ge=0)
     checkpoint: str = "latest"
     dataset: str = "latest"
     device: Literal["cpu", "cuda"] = "cpu"
@@ -50,6 +57,10 @@ def make(config: Config) -> Artifact:
     settings: dict[str, object] = {"quantize": spec.model_dump(mode="json"), "device": config.device}
     if config.workload is not None:
         settings["workload"] = config.workload.model_dump(mode="json")
+    asking: tuple[str, ...] = ()
+    if config.questions:
+        settings["questions"] = [config.questions, config.suite.model_dump(mode="json")]
+        asking = ("throughline.evaluation", "throughline.contracts.evaluation")
     found = source(config, store, settings, spec.calib_size)
     stage = store.stage(
         "quantized-checkpoint",
@@ -61,6 +72,7 @@ def make(config: Config) -> Artifact:
             "throughline.contracts.quantization",
             "throughline.data.calibration",
             "throughline.data.calibration_check",
+            *asking,
             extras=("quantize",),
         ),
         seed=config.seed,
@@ -76,6 +88,7 @@ def make(config: Config) -> Artifact:
         calibrated_on = Calibration.read(calibration.path).token_ids
         scored_on = held_out(dataset.path, spec.score_records)
         planned = plan(config, found, [*calibrated_on, *(record.input_ids for record in scored_on)], run.directory)
+        tasks = Tasks(config, dataset.path, found.folder) if config.questions else None
         with Progress(f"quantise {found.name}", total=100, unit="%") as progress:
             report = quantize(
                 found.folder,
@@ -84,13 +97,54 @@ def make(config: Config) -> Artifact:
                 calibration=calibrated_on,
                 held_out=scored_on,
                 device=config.device,
+                ask=tasks,
                 on_progress=lambda phase, fraction: progress.update(int(100 * fraction), phase=phase),
             )
         wanted = calibrate.prompts(config.workload, dataset)
         against = calibrate.warnings(calibration, wanted, spec.calib_max_seq_length)
-        report = report.model_copy(update={"warnings": (*report.warnings, *against)})
+        compared = tasks.compared() if tasks else ()
+        report = report.model_copy(update={"warnings": (*report.warnings, *against), "tasks": compared})
         (run.directory / REPORT_FILE).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return run.commit(metrics=report.model_dump(mode="json") | {"planned": planned})
+
+
+class Tasks:
+    """Held-out questions, put to the model in 16 bits and quantised.
+
+    Args:
+        config: How many of each stratum, and how they are scored.
+        dataset: Folder of the dataset.
+        checkpoint: Folder of the checkpoint.
+
+    Raises:
+        DataError: If the dataset has no questions.
+    """
+
+    def __init__(self, config: Config, dataset: Path, checkpoint: Path) -> None:
+        limits = {GATED_SET: {OTHER: config.questions}}
+        self._suite = config.suite.model_copy(update={"sets": (GATED_SET,), "limits": limits, "constrained": False})
+        ((_, self._questions),) = questions_of(dataset, self._suite)
+        self._checkpoint = checkpoint
+        self._found: dict[str, Evaluation] = {}
+
+    def __call__(self, which: str, model: Any, tell: Callable[[float], None]) -> None:
+        """Asks one of the two."""
+        from throughline.engines.transformers_runtime import TransformersRuntime
+        from throughline.evaluation.generate import generate
+        from throughline.evaluation.suite import score
+
+        runtime, count = TransformersRuntime(model, self._checkpoint), len(self._questions)
+        answers = generate(runtime, self._questions, self._suite, lambda done: tell(done / count))
+        self._found[which] = score(which, self._questions, answers, self._suite)
+
+    def compared(self) -> tuple[Comparison, ...]:
+        """Returns the shares that both have; none where the format cannot be computed."""
+        from throughline.evaluation.compare import compare
+
+        if len(self._found) < 2:
+            return ()
+        base, after = self._found.values()
+        return tuple(compare(base, after, metric) for metric in PAIRED if metric in base.metrics)
 
 
 def plan(config: Config, found: Source, records: Sequence[Sequence[int]], out_dir: Path) -> dict[str, int]:
@@ -222,6 +276,20 @@ def tables(name: str, report: QuantReport) -> list[Table]:
             ["likeliest token the same", f"{100 * loss.agreement:.2f} %"],
         ]
     found = [Table(f"Quantised checkpoint {name}", [Column("", align="left"), Column("", align="left")], rows)]
+    if report.tasks:
+        asked: list[list[object]] = [
+            [
+                label(item.metric),
+                fmt.percent(item.reference),
+                fmt.percent(item.candidate),
+                fmt.points(item.difference, item.low, item.high),
+                item.n,
+            ]
+            for item in report.tasks
+        ]
+        names = [Column(name) for name in ("16 bits", "quantised", "difference", "questions")]
+        note = "held-out questions, answered greedily; difference with Tango's 95 % interval for pairs"
+        found.append(Table("Tasks", [Column("metric", align="left"), *names], asked, note=note))
     if report.layers:
         worst: list[list[object]] = [[f"model.layers.{item.layer}", f"{item.gain:+.5f}"] for item in report.layers[:10]]
         columns = [Column("layer", align="left"), Column("loss given back", "nats a token")]

@@ -82,6 +82,25 @@ def test_a_quantisation_stands_on_its_calibration(settings: list[str]) -> None:
     assert again.manifest.inputs["calibration"] != calibration.digest
 
 
+def test_held_out_questions_are_answered_in_16_bits_and_quantised(settings: list[str]) -> None:
+    made = quantize.make(config(settings, "questions=3", "suite.max_new_tokens.other=8", "quantize.calib_size=4"))
+    report = QuantReport.read(made.path)
+    assert report is not None
+    by_metric = {item.metric: item for item in report.tasks}
+    assert {"task_success", "exact_match"} <= by_metric.keys()
+    exact = by_metric["exact_match"]
+    # A random model has no answer right, and eight bits do not help it.
+    assert (exact.reference, exact.candidate, exact.difference) == (0, 0, 0) and 3 <= exact.n <= 6
+    assert -1 <= exact.low < 0 < exact.high <= 1
+    assert {"base answers", "answers"} <= report.seconds.keys()
+    [asked] = [table for table in quantize.tables("tiny", report) if table.title == "Tasks"]
+    assert [row[0] for row in asked.rows] == ["task success", "exact match"] and asked.rows[0][-1] == exact.n
+    # Not computed, not asked.
+    unscored = quantize.make(config(settings, "questions=3", "quantize.qformat=nvfp4"))
+    found = QuantReport.read(unscored.path)
+    assert found is not None and found.status == "not scored" and found.tasks == ()
+
+
 @pytest.mark.parametrize(
     ("free", "message"),
     [

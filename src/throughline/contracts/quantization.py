@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from throughline.contracts.config import StrictModel
 from throughline.contracts.errors import CheckpointError, GateInconclusive
+from throughline.contracts.evaluation import Comparison
 
 QuantFormat = Literal["fp8", "int8_sq", "int8", "int4", "int4_awq", "w4a8_awq", "nvfp4", "mxfp8"]
 KvFormat = Literal["none", "fp8", "nvfp4"]
@@ -115,6 +116,7 @@ class QuantReport(StrictModel):
         calibration_tokens: Their tokens.
         loss: Compared on validation records.
         layers: By gain, largest first; empty without `sensitivity`.
+        tasks: Held-out questions answered in 16 bits and quantised, metric by metric; empty where none were asked.
         seconds: Duration of each phase.
         peak_memory_bytes: Most that was used: on a GPU what PyTorch allocated there, else the process's memory; None
             where the system does not tell.
@@ -129,6 +131,7 @@ class QuantReport(StrictModel):
     calibration_tokens: int
     loss: LossChange | None = None
     layers: tuple[LayerGain, ...] = ()
+    tasks: tuple[Comparison, ...] = ()
     seconds: dict[str, float]
     peak_memory_bytes: int | None = None
     warnings: tuple[str, ...] = ()

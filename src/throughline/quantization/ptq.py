@@ -20,6 +20,8 @@ from throughline.quantization.model import Nowhere, check_blocks, load, quantise
 from throughline.quantization.record import Record
 from throughline.resources import peak_memory, reset_peak_memory
 
+# Hears which model it is, `16 bits` or `quantised`, the model, and whom to tell the fraction that is done.
+Ask = Callable[[str, Any, Callable[[float], None]], None]
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 _NOT_CALIBRATED = "not calibrated either: without running the model there are no scales of its activations"
@@ -33,6 +35,7 @@ def quantize(
     calibration: Sequence[Sequence[int]],
     held_out: Sequence[Record] = (),
     device: str = "cpu",
+    ask: Ask | None = None,
     on_progress: OnProgress = lambda phase, fraction: None,
 ) -> QuantReport:
     """Writes a unified Hugging Face checkpoint, as TensorRT-LLM's PyTorch flow reads it.
@@ -44,6 +47,7 @@ def quantize(
         calibration: Token ids of training records; none is used where the format cannot be computed.
         held_out: Validation records to compare the loss on; none of them may be a training record.
         device: Where to compute, `cpu` or `cuda`.
+        ask: Called with the model in 16 bits and quantised, where the format can be computed.
         on_progress: Hears `(phase, fraction of the phase)`.
 
     Raises:
@@ -65,10 +69,16 @@ def quantize(
     answers = [Answers.of(record.input_ids, record.labels) for record in held_out] if computable else []
     with _timed(seconds, "base loss", on_progress) as tell:
         base = losses(model, answers, tell)
+    if ask is not None and computable:
+        with _timed(seconds, "base answers", on_progress) as tell:
+            ask("16 bits", model, tell)
     with _timed(seconds, "quantise", on_progress) as tell:
         model = quantised(model, spec, records, tell)
     with _timed(seconds, "loss", on_progress) as tell:
         loss = compare(base, losses(model, answers, tell)) if answers else None
+    if ask is not None and computable:
+        with _timed(seconds, "answers", on_progress) as tell:
+            ask("quantised", model, tell)
     layers: tuple[LayerGain, ...] = ()
     if spec.sensitivity and loss is not None:
         with _timed(seconds, "sensitivity", on_progress) as tell:
