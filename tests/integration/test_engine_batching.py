@@ -104,7 +104,7 @@ def test_refused_requests_answer_once_and_leave_the_others_alone(runtime: Engine
     found = run(runtime)
     for name, (_, _, words) in bad.items():
         (output,) = found[name]
-        assert output.finish_reason == "error"
+        assert (output.finish_reason, output.error_kind) == ("error", "invalid")
         assert words in (output.error or "")
     assert [token for output in found["good"] for token in output.token_ids] == expected
 
@@ -186,7 +186,7 @@ def test_an_engine_that_fails_ends_what_is_live_and_goes_on_afresh(tiny_engine: 
     lost = {output.request_id: output for output in runtime.step()}
     assert set(lost) == {"long", "short"}
     for output in lost.values():
-        assert output.finish_reason == "error"
+        assert (output.finish_reason, output.error_kind) == ("error", "unavailable")
         assert "engine failed and was restarted — step — seen: Check 'x' failed" in (output.error or "")
         assert output.completion_tokens == 1
     assert not runtime.has_work()

@@ -71,7 +71,7 @@ def test_what_it_does_not_do_ends_with_an_error(
 ) -> None:
     runtime.submit("odd", prompt, params)
     [output] = runtime.step()
-    assert output.finish_reason == "error" and words in str(output.error)
+    assert (output.finish_reason, output.error_kind) == ("error", "invalid") and words in str(output.error)
     assert not runtime.has_work()
 
 

@@ -21,6 +21,9 @@ ComputeDtype = Literal["auto", "f32", "bf16", "f16"]
 Calibration = Literal["none", "mixed_precision", "awq", "scale_estimation", "awq_scale_estimation", "gptq"]
 GemmPlugin = Literal["auto", "fp8", "nvfp4", "disable"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+# Who has to act: `invalid`, the client with another request; `unavailable`, nobody: the same one may pass later;
+# `internal`, the operator.
+ErrorKind = Literal["invalid", "unavailable", "internal"]
 ENGINE_FILE = "engine.json"
 
 
@@ -297,6 +300,7 @@ class StepOutput:
         prompt_tokens: Tokens of the prompt.
         completion_tokens: Tokens generated so far, an end-of-sequence token included.
         error: What went wrong, when `finish_reason` is `error`.
+        error_kind: Who has to act then.
         logprobs: Natural log-probability of each of `token_ids`, if they were asked for.
     """
 
@@ -308,6 +312,7 @@ class StepOutput:
     completion_tokens: int
     error: str | None = None
     logprobs: tuple[float, ...] = field(default=())
+    error_kind: ErrorKind | None = None
 
 
 @dataclass(frozen=True)

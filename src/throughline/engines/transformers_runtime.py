@@ -49,7 +49,7 @@ class TransformersRuntime:
         request_id, prompt, params = self._waiting.popleft()
         fault = self._fault(prompt, params)
         if fault:
-            return [StepOutput(request_id, (), "", "error", len(prompt), 0, fault)]
+            return [StepOutput(request_id, (), "", "error", len(prompt), 0, fault, error_kind="invalid")]
         tokens = self._generate(prompt, params.max_tokens)
         stopped = tokens[-1] in self._eos
         detokenizer = Detokenizer(self._vocabulary)

@@ -16,16 +16,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from throughline.contracts.engine import EngineRuntime, StepOutput
+from throughline.contracts.engine import EngineRuntime, ErrorKind, StepOutput
 from throughline.contracts.errors import EngineError
 from throughline.triton.requests import GenerateRequest, RequestError
 from throughline.triton.streaming import FlushPolicy, Message, Outbox, RateMeter, tokens_per_message
 
 Code = Literal["INVALID_ARG", "UNAVAILABLE", "INTERNAL", "CANCELLED"]
+_CODES: dict[ErrorKind, Code] = {"invalid": "INVALID_ARG", "unavailable": "UNAVAILABLE", "internal": "INTERNAL"}
+# The end of a request that cannot be sent is tried again this often, and this long.
+_RETRY_SECONDS, _GIVE_UP_SECONDS = 0.05, 2.0
 
 
 class Channel(Protocol):
-    """The way back to one client; every request ends with exactly one final call."""
+    """The way back to one client; every request ends with exactly one final call.
+
+    Any of them may raise, e.g. where Triton's shared memory is full.
+    """
 
     def send(self, message: Message, *, final: bool) -> None:
         """Sends one response."""
@@ -82,6 +88,22 @@ class SchedulerSettings:
     drain_timeout_seconds: float = 20.0
 
 
+@dataclass(frozen=True)
+class _Owed:
+    """The end of a request that could not be sent, without `code` one that has no error."""
+
+    channel: Channel
+    code: Code | None
+    text: str
+    since: float
+
+    def send(self) -> None:
+        if self.code is None:
+            self.channel.close()
+        else:
+            self.channel.fail(self.code, self.text)
+
+
 @dataclass
 class _Live:
     channel: Channel
@@ -98,7 +120,8 @@ class Scheduler:
         load: Makes the runtime; called again when a step has failed.
         settings: Limits and intervals.
         metrics: Where to report to.
-        fatal: Called when the engine failed and cannot be loaded again; must end the process.
+        fatal: Called when the engine failed and cannot be loaded again, when the end of a request cannot be sent, and
+            on any other fault of the thread: it must end the process, for a server without this thread answers nobody.
         clock: Monotonic seconds.
     """
 
@@ -124,6 +147,7 @@ class Scheduler:
         self._ids = itertools.count()
         self._live: dict[str, _Live] = {}
         self._poll_order: deque[str] = deque()
+        self._owed: list[_Owed] = []
         self._rate = RateMeter()
         self._finished: Counter[str] = Counter()
         self._iterations = 0
@@ -139,7 +163,14 @@ class Scheduler:
         self._inbox.put(None)
 
     def run(self) -> None:
-        """Serves until `stop`; the runtime is closed on return."""
+        """Serves until `stop`; the runtime is closed on return. A fault ends the process."""
+        try:
+            self._serve()
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            self._fatal()
+
+    def _serve(self) -> None:
         while not self._done():
             idle = not self._live and self._deadline is None
             if idle:
@@ -152,9 +183,9 @@ class Scheduler:
         self._runtime.close()
 
     def take(self, *, block: bool) -> None:
-        """Admits everything in the inbox, waiting for the first item if `block`."""
+        """Admits everything in the inbox, waiting for the first item if `block`; no longer than an end is owed."""
         try:
-            item = self._inbox.get(block=block)
+            item = self._inbox.get(block=block, timeout=_RETRY_SECONDS if block and self._owed else None)
             while True:
                 if item is None:
                     self._deadline = self._clock() + self._settings.drain_timeout_seconds
@@ -166,6 +197,7 @@ class Scheduler:
 
     def iterate(self) -> None:
         """Looks for cancelled requests, runs one engine step and sends what is due."""
+        self._pay()
         if not self._live:
             return
         self._poll_cancelled()
@@ -205,7 +237,44 @@ class Scheduler:
 
     def _refuse(self, channel: Channel, code: Code, text: str) -> None:
         self._finished["rejected"] += 1
-        channel.fail(code, text)
+        self._end(channel, code, text)
+
+    def _end(self, channel: Channel, code: Code | None, text: str = "") -> None:
+        """Ends a request without an answer, with an error unless `code` is None: now, or as soon as it can be sent."""
+        end = _Owed(channel, code, text, self._clock())
+        try:
+            end.send()
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            self._owed.append(end)
+
+    def _pay(self) -> None:
+        """Sends the ends that are owed; one that cannot be sent for long leaves a client waiting for ever."""
+        owed, self._owed = self._owed, []
+        for end in owed:
+            try:
+                end.send()
+            except Exception:
+                self._owed.append(end)
+                if self._clock() - end.since > _GIVE_UP_SECONDS:
+                    traceback.print_exc(file=sys.stderr)
+                    self._fatal()
+
+    def _send(self, request_id: str, live: _Live, message: Message, *, final: bool) -> bool:
+        """Sends a message; if that fails, ends the request and frees what it has. Returns whether it was sent."""
+        try:
+            live.channel.send(message, final=final)
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            self._lose(request_id, live)
+            return False
+        return True
+
+    def _lose(self, request_id: str, live: _Live) -> None:
+        if self._live.pop(request_id, None) is not None:
+            self._runtime.cancel(request_id)
+        self._finished["error"] += 1
+        self._end(live.channel, "UNAVAILABLE", "a response could not be sent — send the request again")
 
     def _poll_cancelled(self) -> None:
         now = self._clock()
@@ -217,7 +286,13 @@ class Scheduler:
             if live is None or live.cancelling:
                 continue
             live.polled = now
-            if live.channel.is_cancelled():
+            try:
+                is_cancelled = live.channel.is_cancelled()
+            except Exception:
+                traceback.print_exc(file=sys.stderr)
+                self._lose(request_id, live)
+                continue
+            if is_cancelled:
                 live.cancelling = True
                 self._runtime.cancel(request_id)
             else:
@@ -238,37 +313,37 @@ class Scheduler:
         self._rate.add(streamed, now)
         policy = self._settings.flush
         tokens = tokens_per_message(policy, self._rate.per_second())
-        for live in self._live.values():
+        for request_id, live in list(self._live.items()):
             if live.stream and not live.cancelling and live.outbox.due(policy, tokens, now):
-                live.channel.send(live.outbox.take(now), final=False)
+                self._send(request_id, live, live.outbox.take(now), final=False)
 
     def _finish(self, live: _Live, output: StepOutput) -> None:
         del self._live[output.request_id]
         reason = output.finish_reason or "error"
-        self._finished[reason] += 1
         if reason == "cancelled":
-            live.channel.close()
+            self._finished[reason] += 1
+            self._end(live.channel, None)
         elif reason == "error":
-            # An engine that made nothing refused the request; one that stopped half way failed.
-            code: Code = "INTERNAL" if output.completion_tokens else "INVALID_ARG"
-            live.channel.fail(code, output.error or "the engine ended the request without a reason")
-        else:
-            live.channel.send(live.outbox.take(self._clock(), reason), final=True)
+            self._finished[reason] += 1
+            code = _CODES[output.error_kind or "internal"]
+            self._end(live.channel, code, output.error or "the engine ended the request without a reason")
+        elif self._send(output.request_id, live, live.outbox.take(self._clock(), reason), final=True):
+            self._finished[reason] += 1
             self._metrics.observe(output.prompt_tokens, output.completion_tokens)
 
     def _end_forgotten(self) -> None:
         for live in self._live.values():
             if live.cancelling:
                 self._finished["cancelled"] += 1
-                live.channel.close()
+                self._end(live.channel, None)
             else:
                 self._finished["error"] += 1
-                live.channel.fail("INTERNAL", "the engine dropped the request without a last output")
+                self._end(live.channel, "UNAVAILABLE", "the engine dropped the request without a last output")
         self._live.clear()
 
     def _recover(self) -> None:
         traceback.print_exc(file=sys.stderr)
-        self._fail_all("INTERNAL", "the engine failed and is being loaded again — send the request again")
+        self._fail_all("UNAVAILABLE", "the engine failed and is being loaded again — send the request again")
         try:
             self._runtime.close()
             self._runtime = self._load()
@@ -284,13 +359,13 @@ class Scheduler:
     def _fail_all(self, code: Code, text: str) -> None:
         for live in self._live.values():
             self._finished["error"] += 1
-            live.channel.fail(code, text)
+            self._end(live.channel, code, text)
         self._live.clear()
 
     def _done(self) -> bool:
         if self._deadline is None:
             return False
-        return not self._live or self._clock() > self._deadline
+        return not (self._live or self._owed) or self._clock() > self._deadline
 
     def _publish(self, *, force: bool = False) -> None:
         now = self._clock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import signal
@@ -25,8 +26,10 @@ from throughline.contracts.serving import ServeSpec
 from throughline.triton import state as states
 from throughline.triton.client import InferenceError, TritonClient
 from throughline.triton.installation import assemble_backends, command, environment, find_installation
+from throughline.triton.recovery import Recovery
 from throughline.triton.repository import read_config
 
+_logger = logging.getLogger("throughline.triton")
 HOST = "127.0.0.1"
 _WATCH_SECONDS = 0.5
 # An idle exit takes 2 to 3 seconds, most of it Triton's own one-second polling.
@@ -73,6 +76,7 @@ class TritonServer:
         self._ports = (0, 0, 0)
         self._shm_prefix = ""
         self._stubs: dict[str, list[psutil.Process]] = {}
+        self._attempts: dict[str, Recovery] = {}
         self._restart_times: deque[float] = deque(maxlen=_MAX_RESTARTS)
         self._lock = threading.RLock()
         self._watcher: threading.Thread | None = None
@@ -169,7 +173,7 @@ class TritonServer:
         """Runs one round of the watchdog.
 
         Raises:
-            DeployError: If something died and could not be brought back.
+            DeployError: If something died and could not be brought back, a model not in several attempts.
         """
         with self._lock:
             if self._process is None:
@@ -179,7 +183,7 @@ class TritonServer:
                 return
             for model in list(self.models):
                 if not all(_lives(stub) for stub in self._stubs.get(model, [])):
-                    self._recover(model)
+                    self._try_recovery(model, time.monotonic())
 
     def stub_pids(self, model: str) -> list[int]:
         """Returns the process ids that run a model."""
@@ -197,8 +201,23 @@ class TritonServer:
             try:
                 self.check()
             except DeployError as error:
-                self.failure = error
-                self.stopped.set()
+                self._give_up(error)
+            except Exception as error:
+                # Without this thread nobody would notice what dies: a server that is not watched is not left running.
+                _logger.exception("the watchdog of Triton failed")
+                self._give_up(
+                    DeployError(
+                        "the watchdog of Triton failed",
+                        where=str(self.run_dir),
+                        seen=f"{type(error).__name__}: {error}",
+                        fix="mend what it says and start the server again",
+                    )
+                )
+
+    def _give_up(self, failure: DeployError) -> None:
+        _logger.error("giving up: %s", failure)
+        self.failure = failure
+        self.stopped.set()
 
     def _start_process(self, ports: tuple[int, int, int]) -> None:
         installation = find_installation()
@@ -292,6 +311,25 @@ class TritonServer:
                 if any(mark in part for part in child.cmdline()):
                     yield child
 
+    def _try_recovery(self, model: str, now: float) -> None:
+        """Brings a model back, unless that was tried a moment ago; the next round tries again what fails."""
+        recovery = self._attempts.setdefault(model, Recovery())
+        if not recovery.due(now):
+            return
+        if recovery.exhausted:
+            raise DeployError(
+                f"the model's process died again after {recovery.attempts} recoveries",
+                where=model,
+                seen=self.log_tail(5).strip(),
+                fix=f"read {self.log_path}",
+            )
+        recovery.note(now)
+        _logger.warning("process of model %s is dead, recovery %d", model, recovery.attempts)
+        try:
+            self._recover(model)
+        except InferenceError as error:
+            _logger.warning("model %s did not come back, next try in %.1f s: %s", model, recovery.pause_seconds, error)
+
     def _recover(self, model: str) -> None:
         self.recoveries += 1
         try:
@@ -315,6 +353,7 @@ class TritonServer:
 
     def _restart(self, code: int) -> None:
         self.restarts += 1
+        _logger.warning("Triton died with exit code %d, restart %d", code, self.restarts)
         now = time.monotonic()
         oldest = self._restart_times[0] if len(self._restart_times) == _MAX_RESTARTS else float("-inf")
         if now - oldest < _RESTART_WINDOW_SECONDS:

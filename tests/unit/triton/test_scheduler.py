@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from throughline.contracts.engine import EngineStats, FinishReason, SamplingParams, StepOutput
+from throughline.contracts.engine import EngineStats, ErrorKind, FinishReason, SamplingParams, StepOutput
 from throughline.contracts.errors import EngineError
 from throughline.triton.batching import Scheduler, SchedulerSettings, Snapshot
 from throughline.triton.requests import GenerateRequest, RequestError
@@ -27,7 +29,7 @@ class CountingEngine:
 
     def submit(self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
         if prompt_token_ids[0] == 0:
-            self.pending.append(StepOutput(request_id, (), "", "error", 1, 0, "refused by name"))
+            self.pending.append(StepOutput(request_id, (), "", "error", 1, 0, "refused by name", error_kind="invalid"))
         elif prompt_token_ids[0] == 8:
             raise EngineError("id is live", where="request_id")
         else:
@@ -195,7 +197,8 @@ def test_a_broken_step_fails_what_is_live_and_loads_the_engine_again(capsys: pyt
     bench = Bench()
     innocent, culprit = bench.ask(5), bench.ask(5, prompt=9)
     bench.turn()
-    assert innocent.ends == culprit.ends == ["INTERNAL"]
+    # Nobody's request was wrong: sent again it may pass.
+    assert innocent.ends == culprit.ends == ["UNAVAILABLE"]
     assert "step is broken" in capsys.readouterr().err
     assert bench.engines[0].closed
     assert len(bench.engines) == 2
@@ -209,7 +212,7 @@ def test_an_engine_that_cannot_come_back_is_fatal(capsys: pytest.CaptureFixture[
     bench = Bench(load=lambda: next(loads))
     culprit = bench.ask(5, prompt=9)
     bench.turn()
-    assert (culprit.ends, bench.fatal) == (["INTERNAL"], 1)
+    assert (culprit.ends, bench.fatal) == (["UNAVAILABLE"], 1)
     assert "StopIteration" in capsys.readouterr().err
 
 
@@ -219,7 +222,112 @@ def test_an_engine_that_forgets_a_request_does_not_leave_it_hanging() -> None:
     bench.turn()
     bench.engines[0].live.clear()
     bench.turn()
-    assert client.ends == ["INTERNAL"]
+    assert client.ends == ["UNAVAILABLE"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [("invalid", "INVALID_ARG"), ("unavailable", "UNAVAILABLE"), ("internal", "INTERNAL"), (None, "INTERNAL")],
+)
+def test_who_has_to_act_is_said_by_the_engine_and_not_by_how_far_it_came(kind: ErrorKind | None, code: str) -> None:
+    bench = Bench()
+    early, late = bench.ask(9), bench.ask(9)
+    bench.turn()
+    ids = list(bench.engines[0].live)
+    bench.engines[0].live.clear()
+    bench.engines[0].pending += [
+        StepOutput(ids[0], (), "", "error", 1, 0, "it failed", error_kind=kind),
+        StepOutput(ids[1], (), "", "error", 1, 5, "it failed", error_kind=kind),
+    ]
+    bench.turn()
+    assert early.ends == late.ends == [code]
+
+
+class Narrow(Client):
+    """A `Channel` that fails as Triton does without shared memory: `faults` says which calls raise."""
+
+    def __init__(self, faults: Sequence[bool]) -> None:
+        super().__init__()
+        self.faults = list(faults)
+
+    def _try(self) -> None:
+        if self.faults and self.faults.pop(0):
+            raise RuntimeError("Failed to increase the shared memory pool size")
+
+    def send(self, message: Message, *, final: bool) -> None:
+        self._try()
+        super().send(message, final=final)
+
+    def fail(self, code: str, text: str) -> None:
+        self._try()
+        super().fail(code, text)
+
+    def close(self) -> None:
+        self._try()
+        super().close()
+
+    def is_cancelled(self) -> bool:
+        self._try()
+        return super().is_cancelled()
+
+
+@given(st.lists(st.lists(st.booleans(), max_size=12), min_size=1, max_size=4))
+def test_a_channel_that_fails_ends_its_request_once_and_no_other(faults: list[list[bool]]) -> None:
+    bench = Bench()
+    others = [bench.ask(12) for _ in range(2)]
+    narrow = [Narrow(each) for each in faults]
+    for client in narrow:
+        bench.scheduler.put(client, GenerateRequest((1,), SamplingParams(max_tokens=8), True, ""))
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        bench.turn(40)
+    assert [(client.text, client.ends) for client in others] == [(count(12), ["length"])] * 2
+    for client, asked in zip(narrow, faults, strict=True):
+        assert client.ends in (["length"], ["UNAVAILABLE"])
+        assert client.ends == ["length"] or any(asked)
+        assert count(8).startswith(client.text)
+    assert bench.engines[0].live == {} and bench.fatal == 0 and len(bench.engines) == 1
+    assert ("shared memory" in errors.getvalue()) == any(client.ends == ["UNAVAILABLE"] for client in narrow)
+    assert bench.gauges.last is not None and sum(bench.gauges.last.finished.values()) == 2 + len(narrow)
+
+
+def test_an_end_that_can_never_be_sent_ends_the_process(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench()
+    client = Narrow([True] * 10**4)
+    bench.scheduler.put(client, GenerateRequest((1,), SamplingParams(max_tokens=3), True, ""))
+    bench.turn(150)
+    assert (client.ends, bench.fatal) == ([], 0)
+    bench.turn(100)
+    assert bench.fatal > 0
+    assert "shared memory" in capsys.readouterr().err
+
+
+def test_an_end_that_is_owed_is_sent_though_nobody_asks_for_more() -> None:
+    bench = Bench()
+    client = Narrow([True, True, False])
+    bench.scheduler.put(client, RequestError("invalid input", where="top_p"))
+    with contextlib.redirect_stderr(io.StringIO()):
+        for _ in range(4):
+            # Would wait for ever if nothing were owed.
+            bench.scheduler.take(block=not client.ends)
+            bench.scheduler.iterate()
+            if client.ends:
+                break
+    assert client.ends == ["INVALID_ARG"]
+
+
+def test_any_other_fault_of_the_thread_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench()
+    bench.ask(3)
+
+    def full(snapshot: Snapshot) -> None:
+        raise RuntimeError("no metric can be set")
+
+    monkeypatch.setattr(bench.gauges, "update", full)
+    bench.scheduler.run()
+    assert bench.fatal == 1
+    assert "no metric can be set" in capsys.readouterr().err
 
 
 def test_stopping_finishes_what_runs_and_refuses_what_comes() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +15,10 @@ import pytest
 
 from throughline.contracts.errors import DeployError, MissingDependencyError
 from throughline.contracts.serving import ServeSpec
-from throughline.triton import installation, state
-from throughline.triton.server import active_requests, choose_ports
+from throughline.triton import installation, server, state
+from throughline.triton.client import InferenceError
+from throughline.triton.recovery import MOST_ATTEMPTS, Recovery
+from throughline.triton.server import TritonServer, active_requests, choose_ports
 
 
 @pytest.fixture
@@ -137,3 +141,90 @@ def test_every_address_is_loopback(tmp_path: Path) -> None:
     addresses = [argument for argument in arguments if "-address=" in argument]
     assert len(addresses) == 3
     assert all(argument.endswith("=127.0.0.1") for argument in addresses)
+
+
+class Dead:
+    """A model's process that is gone."""
+
+    def is_running(self) -> bool:
+        return False
+
+
+class Alive:
+    """A server's process that runs."""
+
+    returncode = None
+
+    def poll(self) -> None:
+        return None
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[TritonServer, Clock]:
+    """A server without a process of its own, with a model that is dead, and the clock that it looks at."""
+    clock = Clock()
+    monkeypatch.setattr(server, "time", clock)
+    found = TritonServer(tmp_path, ["lab"], ServeSpec(), run_dir=tmp_path)
+    monkeypatch.setattr(found, "_process", Alive())
+    monkeypatch.setattr(found, "_stubs", {"lab": [Dead()]})
+    return found, clock
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_model_that_dies_again_and_again_is_recovered_ever_more_seldom(
+    watched: tuple[TritonServer, Clock], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found, clock = watched
+    tries: list[float] = []
+
+    def recover(model: str) -> None:
+        tries.append(clock.now)
+        if len(tries) % 2:
+            raise InferenceError("call to Triton failed", where=model)
+
+    monkeypatch.setattr(found, "_recover", recover)
+    with pytest.raises(DeployError, match=rf"died again after {MOST_ATTEMPTS} recoveries"):
+        for _ in range(1000):
+            found.check()
+            clock.now += 0.25
+    pauses = [after - before for before, after in itertools.pairwise(tries)]
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 30] and len(tries) == MOST_ATTEMPTS
+    assert "process of model lab is dead, recovery 3" in caplog.text
+    assert "did not come back, next try in 0.5 s: call to Triton failed" in caplog.text
+
+
+def test_what_ran_for_long_is_recovered_at_once() -> None:
+    recovery = Recovery()
+    for number in range(3):
+        recovery.note(float(number))
+    assert not recovery.due(3.0) and recovery.due(4.0)
+    assert recovery.due(1000.0) and recovery.attempts == 0 and recovery.pause_seconds == 0
+
+
+def test_a_fault_of_the_watchdog_is_logged_and_ends_the_watch(
+    watched: tuple[TritonServer, Clock], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found, _ = watched
+
+    def recover(model: str) -> None:
+        raise OSError("no such file: libpython")
+
+    monkeypatch.setattr(found, "_recover", recover)
+    monkeypatch.setattr(server, "_WATCH_SECONDS", 0.0)
+    watcher = threading.Thread(target=found._watch)
+    watcher.start()
+    watcher.join(timeout=10)
+    assert not watcher.is_alive() and found.stopped.is_set()
+    assert found.failure is not None and "OSError: no such file: libpython" in str(found.failure)
+    assert "the watchdog of Triton failed" in caplog.text and "Traceback" in caplog.text
+    with pytest.raises(DeployError, match="libpython"):
+        server.run_until_signal(found)

@@ -16,6 +16,7 @@ from throughline.contracts.engine import (
     EngineInfo,
     EngineSpec,
     EngineStats,
+    ErrorKind,
     FinishReason,
     GuidedDecodingParams,
     SamplingParams,
@@ -100,7 +101,7 @@ class CpuEngineRuntime:
                 self._check_guide(params.guided_decoding)
             check_length(prompt_tokens, params.max_tokens, self.spec.max_seq_len)
         except EngineError as error:
-            self._pending.append(StepOutput(request_id, (), "", "error", prompt_tokens, 0, str(error)))
+            self._pending.append(_refused(request_id, prompt_tokens, error, "invalid"))
             return
         self._waiting[request_id] = (ids, params)
 
@@ -194,7 +195,8 @@ class CpuEngineRuntime:
             try:
                 self._live[request_id] = self._add(request_id, ids, params)
             except (EngineError, RuntimeError) as error:
-                self._pending.append(StepOutput(request_id, (), "", "error", ids.shape[1], 0, str(error)))
+                # Requests were checked when they came: what the pipeline has against them is its own affair.
+                self._pending.append(_refused(request_id, ids.shape[1], error, "internal"))
 
     def _add(self, request_id: str, ids: npt.NDArray[np.int64], params: SamplingParams) -> _Request:
         stop_ids = frozenset(params.stop_token_ids)
@@ -280,7 +282,7 @@ class CpuEngineRuntime:
             seen=f"{request.blanks} characters of it in a row",
             fix="say in the prompt what JSON is wanted, or guide by a regex or grammar without white space",
         )
-        return dataclasses.replace(output, finish_reason="error", error=str(error))
+        return dataclasses.replace(output, finish_reason="error", error=str(error), error_kind="internal")
 
     def _ended_silently(self, request: _Request) -> StepOutput | None:
         """An error for a request that the pipeline gave up without saying so."""
@@ -294,7 +296,7 @@ class CpuEngineRuntime:
             fix="raise kv_cache_bytes or ask for fewer tokens",
         )
         text = request.detokenizer.finish()
-        return self._output(request, (), text, "error", (), str(error))
+        return self._output(request, (), text, "error", (), str(error), "unavailable")
 
     def _recover(self, fault: RuntimeError) -> list[StepOutput]:
         """Ends every live request with an error and starts a fresh pipeline."""
@@ -304,7 +306,9 @@ class CpuEngineRuntime:
             seen=str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__,
             fix="send the request again",
         )
-        lost = [self._output(request, (), "", "error", (), str(error)) for request in self._live.values()]
+        lost = [
+            self._output(request, (), "", "error", (), str(error), "unavailable") for request in self._live.values()
+        ]
         self._live.clear()
         self._pipeline = _Closed()
         try:
@@ -326,6 +330,7 @@ class CpuEngineRuntime:
         reason: FinishReason | None,
         logprobs: tuple[float, ...] = (),
         error: str | None = None,
+        error_kind: ErrorKind | None = None,
     ) -> StepOutput:
         return StepOutput(
             request.request_id,
@@ -336,7 +341,12 @@ class CpuEngineRuntime:
             request.completion_tokens,
             error,
             logprobs,
+            error_kind,
         )
+
+
+def _refused(request_id: str, prompt_tokens: int, error: Exception, kind: ErrorKind) -> StepOutput:
+    return StepOutput(request_id, (), "", "error", prompt_tokens, 0, str(error), error_kind=kind)
 
 
 class _Closed:
