@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from throughline.contracts.errors import GatewayError
 from throughline.contracts.gateway import GatewaySpec
@@ -35,7 +35,7 @@ class GatewayProcess:
         self._ready_seconds = ready_seconds
         self._log_path = log_path
         self._resources = contextlib.ExitStack()
-        self._log: IO[bytes] | None = None
+        self._log: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._url = ""
 
@@ -101,8 +101,8 @@ class GatewayProcess:
         """The last lines of its log."""
         if self._log is None:
             return ""
-        self._log.seek(0)
-        return "\n".join(self._log.read().decode("utf-8", "replace").splitlines()[-lines:])
+        # Through a file of its own: the child writes where the offset of ours stands.
+        return "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-lines:])
 
     def _start(self) -> None:
         folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="gateway-")))
@@ -111,12 +111,13 @@ class GatewayProcess:
         log_path = self._log_path or folder / "gateway.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
         # A file and not a pipe: nobody reads a pipe while the child serves, and a full one would stop it.
-        self._log = self._resources.enter_context(log_path.open("w+b"))
+        log = self._resources.enter_context(log_path.open("wb"))
+        self._log = log_path
         self._process = subprocess.Popen(
             [sys.executable, "-m", "throughline.gateway", "--spec", str(spec_path), "--parent", str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=self._log,
+            stderr=log,
             # Its own session: Ctrl-C in a terminal must reach the supervisor first, which then drains.
             start_new_session=True,
         )

@@ -151,9 +151,11 @@ class BodyDecoder:
 
 def _decode(decoder: msgspec.json.Decoder[R], body: bytes) -> R:
     try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _field_error(str(error), body, decoder.type) from None
+        try:
+            return decoder.decode(body)
+        except msgspec.ValidationError as error:
+            # What stands behind the field at fault may be no JSON at all.
+            raise _field_error(str(error), msgspec.json.decode(body), decoder.type) from None
     except msgspec.DecodeError as error:
         raise bad_request(f"The request body is not valid JSON: {error}.", code="invalid_json") from None
     except UnicodeDecodeError as error:
@@ -164,7 +166,7 @@ def _decode(decoder: msgspec.json.Decoder[R], body: bytes) -> R:
         raise bad_request("The request body is nested too deeply.", code="invalid_json") from None
 
 
-def _field_error(text: str, body: bytes, model: Any) -> ApiError:
+def _field_error(text: str, body: Any, model: Any) -> ApiError:
     found = _AT.search(text)
     path = found.group(1).removeprefix("$").removeprefix(".") if found else ""
     what = text[: found.start()] if found else text
@@ -182,8 +184,8 @@ def _field_error(text: str, body: bytes, model: Any) -> ApiError:
     return bad_request(f"Invalid '{path}': {what}, seen: {seen}.", param=path, code="invalid_value")
 
 
-def _value_at(body: bytes, path: str) -> Any:
-    value: Any = msgspec.json.decode(body)
+def _value_at(body: Any, path: str) -> Any:
+    value = body
     for number, name in _PATH_PART.findall(path):
         try:
             value = value[int(number)] if number else value[name]

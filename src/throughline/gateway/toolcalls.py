@@ -14,7 +14,7 @@ import orjson
 START, END = "<tool_call>", "</tool_call>"
 # Up to the first brace of the arguments. A name has no '<', so a match never reaches over the end tag.
 _HEADER = re.compile(r'\s*\{\s*"name"\s*:\s*"([A-Za-z0-9_.\-]{1,64})"\s*,\s*"arguments"\s*:\s*(?=\{)')
-_STRUCTURE = re.compile(r'["{}\\]')
+_STRUCTURE = re.compile(r'["{}\\<]')
 
 
 @dataclass
@@ -34,19 +34,27 @@ class _State(Enum):
     CONTENT = auto()
     HEADER = auto()
     ARGUMENTS = auto()
+    # Between the arguments and the call's own closing brace.
     TAIL = auto()
+    REST = auto()
+    # After that brace.
+    CLOSED = auto()
 
 
 @dataclass
-class _Arguments:
-    """Where we are inside the JSON text of the arguments."""
+class _Object:
+    """Where we are inside the JSON text of an object; `depth` counts its open braces."""
 
     depth: int = 0
     in_string: bool = False
     escaped: bool = False
 
-    def end_in(self, text: str) -> int | None:
-        """Index after the brace that closes the object, or None; remembers where it was."""
+    def scan(self, text: str) -> tuple[int, str]:
+        """Reads on; returns how much of the text was read, and what stands there.
+
+        That is `}` after the brace that closes the object, a tag outside of strings, `<` for what may become one, or
+        nothing at the end of the text.
+        """
         at = 0
         if self.escaped and text:
             self.escaped = False
@@ -60,11 +68,25 @@ class _Arguments:
                     at += 1
             elif char == '"':
                 self.in_string = not self.in_string
-            elif not self.in_string:
+            elif self.in_string:
+                continue
+            elif char == "<":
+                if tag := _tag_at(text, match.start()):
+                    return match.start(), tag
+            else:
                 self.depth += 1 if char == "{" else -1
                 if self.depth == 0:
-                    return at
-        return None
+                    return at, "}"
+        return len(text), ""
+
+
+def _tag_at(text: str, at: int) -> str:
+    """The tag at a place, `<` for the beginning of one at the end of the text, else nothing."""
+    for tag in (START, END):
+        if text.startswith(tag, at):
+            return tag
+    rest = text[at:]
+    return "<" if START.startswith(rest) or END.startswith(rest) else ""
 
 
 @dataclass
@@ -72,7 +94,8 @@ class ToolCallParser:
     """Feeds on text, returns pieces; arguments stream as they come.
 
     A block that is no call (no name, no JSON object) stays content, tags included. The newline that chat templates
-    write before a call belongs to the call.
+    write before a call belongs to the call. A call that is not closed ends where the next one is opened, or where text
+    follows that is no part of it.
 
     Args:
         inside: Start inside a block, because the prompt ended with the opening tag.
@@ -83,7 +106,7 @@ class ToolCallParser:
     _state: _State = field(init=False)
     _held: str = ""
     _newline: str = ""
-    _arguments: _Arguments = field(default_factory=_Arguments)
+    _object: _Object = field(default_factory=_Object)
 
     def __post_init__(self) -> None:
         self._state = _State.HEADER if self.inside else _State.CONTENT
@@ -106,6 +129,8 @@ class ToolCallParser:
             return [Piece(content=text)] if text else []
         if self._state is _State.ARGUMENTS and held:
             return [Piece(index=self.calls - 1, arguments=held)]
+        if self._state in (_State.TAIL, _State.CLOSED) and held.strip():
+            return [Piece(content=held)]
         return []
 
     def _step(self, pieces: list[Piece]) -> bool:
@@ -116,7 +141,9 @@ class ToolCallParser:
             return self._header(pieces)
         if self._state is _State.ARGUMENTS:
             return self._in_arguments(pieces)
-        return self._tail()
+        if self._state is _State.REST:
+            return self._rest()
+        return self._after_object()
 
     def _content(self, pieces: list[Piece]) -> bool:
         before, found, rest = self._cut(START, hold="\n" + START)
@@ -129,46 +156,86 @@ class ToolCallParser:
         return found
 
     def _header(self, pieces: list[Piece]) -> bool:
-        match = _HEADER.match(self._held)
+        held = self._held
+        match = _HEADER.match(held)
         if match is not None:
             self._begin(pieces, match.group(1))
-            self._held = self._held[match.end() :]
-            self._arguments = _Arguments()
+            self._held = held[match.end() :]
+            self._object = _Object()
             self._state = _State.ARGUMENTS
             return True
-        end = self._held.find(END)
-        if end < 0:
+        at = len(held) - len(held.lstrip())
+        if held.startswith("{", at):
+            read, stop = _Object().scan(held[at:])
+            at += read
+            if stop == "}" and (call := _whole_call(held[:at])) is not None:
+                self._begin(pieces, call[0])
+                pieces.append(Piece(index=self.calls - 1, arguments=call[1]))
+                self._held, self._state = held[at:], _State.CLOSED
+                return True
+            if stop in ("", "<"):
+                return False
+        return self._no_call(pieces, at)
+
+    def _no_call(self, pieces: list[Piece], at: int) -> bool:
+        """Lets a block that is no call go as content, as soon as it ends; its tags are looked for from `at` on."""
+        found = [(place, tag) for tag in (START, END) if (place := self._held.find(tag, at)) >= 0]
+        if not found:
             return False
-        block, self._held = self._held[:end], self._held[end + len(END) :]
-        self._state = _State.CONTENT
-        call = _whole_call(block)
-        if call is None:
-            pieces.append(Piece(content=self._opened() + block + END))
-            self.inside = False
-        else:
-            self._begin(pieces, call[0])
-            pieces.append(Piece(index=self.calls - 1, arguments=call[1]))
+        end, tag = min(found)
+        after = end + len(tag)
+        text = self._opened() + self._held[: end if tag == START else after]
+        if text:
+            pieces.append(Piece(content=text))
+        self._held = self._held[after:]
+        self._newline = ""
+        self.inside = False
+        self._state = _State.HEADER if tag == START else _State.CONTENT
         return True
 
     def _in_arguments(self, pieces: list[Piece]) -> bool:
-        before, found, rest = self._cut(END)
-        end = self._arguments.end_in(before)
-        text = before if end is None else before[:end]
-        if text:
-            pieces.append(Piece(index=self.calls - 1, arguments=text))
-        if end is not None:
-            self._held = before[end:] + (END + rest if found else self._held)
+        read, stop = self._object.scan(self._held)
+        if read:
+            pieces.append(Piece(index=self.calls - 1, arguments=self._held[:read]))
+        self._held = self._held[read:]
+        if stop == "}":
             self._state = _State.TAIL
             return True
-        if found:
-            self._held, self._state = rest, _State.CONTENT
-        return found
+        return self._at_tag(stop)
 
-    def _tail(self) -> bool:
-        _, found, rest = self._cut(END)
-        if found:
-            self._held, self._state = rest, _State.CONTENT
-        return found
+    def _after_object(self) -> bool:
+        """What follows the arguments, or the whole call: braces, keys, tags, or text that is no part of it."""
+        rest = self._held.lstrip()
+        if not rest:
+            return False
+        if self._state is _State.TAIL and rest[0] in ",}":
+            self._object = _Object(depth=1)
+            self._state = _State.REST
+            return True
+        stop = _tag_at(rest, 0)
+        if not stop:
+            self._state = _State.CONTENT
+            return True
+        if stop != "<":
+            self._held = rest
+        return self._at_tag(stop)
+
+    def _rest(self) -> bool:
+        read, stop = self._object.scan(self._held)
+        self._held = self._held[read:]
+        if stop == "}":
+            self._state = _State.CLOSED
+            return True
+        return self._at_tag(stop)
+
+    def _at_tag(self, stop: str) -> bool:
+        """Goes over a tag that the held text begins with; True if there is one."""
+        if stop not in (START, END):
+            return False
+        self._held = self._held[len(stop) :]
+        self._newline = ""
+        self._state = _State.HEADER if stop == START else _State.CONTENT
+        return True
 
     def _begin(self, pieces: list[Piece], name: str) -> None:
         self.calls += 1
@@ -204,7 +271,7 @@ def _whole_call(block: str) -> tuple[str, str] | None:
         return None
     if not isinstance(data, dict) or not isinstance(data.get("name"), str):
         return None
-    arguments = data.get("arguments", data.get("parameters", {}))
+    arguments = data.get("arguments", data.get("parameters"))
     if isinstance(arguments, str):
         return data["name"], arguments
-    return data["name"], orjson.dumps(arguments).decode()
+    return data["name"], orjson.dumps({} if arguments is None else arguments).decode()

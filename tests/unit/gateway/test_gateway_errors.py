@@ -35,6 +35,10 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     ("body", "code", "param", "message"),
     [
         (b"{not json", "invalid_json", None, "not valid JSON"),
+        # A field at fault, and no JSON or no UTF-8 behind it.
+        (b'{"model": "lab", "messages": 3, oops', "invalid_json", None, "not valid JSON"),
+        (b'{"model": "lab", "temperature": "warm", "user": "\xff"}', "invalid_json", None, "not valid"),
+        (b'{"model": "lab", "messages": 3, "user": ' + b"[" * 100_000, "invalid_json", None, "nested too deeply"),
         (b'{"model": "\xff"}', "invalid_json", None, "not valid"),
         (b'{"metadata": ' + b'{"a": ' * 100_000, "invalid_json", None, "nested too deeply"),
         (b"", "invalid_json", None, "not valid JSON"),

@@ -67,6 +67,26 @@ def tight(make_spec: Callable[..., GatewaySpec]) -> Iterator[GatewayProcess]:
         yield process
 
 
+def test_reading_the_log_loses_no_line_of_it(tight: GatewayProcess) -> None:
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            tight.log_tail()
+
+    with ThreadPoolExecutor(2) as pool, httpx.Client() as client:
+        readers = [pool.submit(read) for _ in range(2)]
+        ids = [f"read-{number}" for number in range(150)]
+        for request_id in ids:
+            client.get(f"{tight.url}/nowhere", headers={"x-request-id": request_id})
+        done.set()
+        for reader in readers:
+            reader.result()
+    assert until(lambda: ids[-1] in tight.log_tail())
+    log = tight.log_tail(10_000)
+    assert [request_id for request_id in ids if f'"{request_id}"' not in log] == []
+
+
 def chat(gateway: GatewayProcess, **fields: Any) -> httpx.Response:
     return httpx.post(f"{gateway.url}/v1/chat/completions", json={**CHAT, **fields}, timeout=20)
 

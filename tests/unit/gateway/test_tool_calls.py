@@ -89,6 +89,53 @@ def test_what_is_no_call_stays_content(text: str) -> None:
     assert parse([text.removeprefix("<tool_call>")], inside=True)["content"] == text.removeprefix("<tool_call>")
 
 
+def called(text: str) -> list[tuple[str, Any]]:
+    message = parse(list(text))
+    assert message == parse([text])
+    functions = [call["function"] for call in message.get("tool_calls", [])]
+    return [(function["name"], json.loads(function["arguments"])) for function in functions]
+
+
+@pytest.mark.parametrize(
+    ("text", "calls", "content"),
+    [
+        # Calls that were not closed, before another and before text.
+        (
+            '<tool_call>{"name": "f", "arguments": {}}\n<tool_call>{"name": "g", "arguments": {"a": 1}}</tool_call>',
+            [("f", {}), ("g", {"a": 1})],
+            None,
+        ),
+        ('<tool_call>{"name": "f", "arguments": {}}\nand more', [("f", {})], "\nand more"),
+        ('<tool_call>{"name": "f", "arguments": {} and more', [("f", {})], " and more"),
+        (
+            '<tool_call>{"name": "f", "arguments": {}<tool_call>{"name": "g", "arguments": {}}',
+            [("f", {}), ("g", {})],
+            None,
+        ),
+        # Tags inside strings.
+        (
+            '<tool_call>{"name": "f", "arguments": {"a": "</tool_call> \\" <tool_call>"}}</tool_call> x',
+            [("f", {"a": '</tool_call> " <tool_call>'})],
+            " x",
+        ),
+        (
+            '<tool_call>{"arguments": {"a": "</tool_call>"}, "name": "f"}</tool_call>',
+            [("f", {"a": "</tool_call>"})],
+            None,
+        ),
+        # No arguments.
+        ('<tool_call>{"name": "f", "arguments": null}</tool_call>', [("f", {})], None),
+        ('<tool_call>{"name": "f"}</tool_call>', [("f", {})], None),
+        # Keys behind the arguments, and a call after a block that is none.
+        ('<tool_call>{"name": "f", "arguments": {}, "id": "</tool_call>"}</tool_call>!', [("f", {})], "!"),
+        ('<tool_call>what<tool_call>{"name": "f", "arguments": {}}</tool_call>', [("f", {})], "<tool_call>what"),
+    ],
+)
+def test_nothing_is_lost(text: str, calls: list[tuple[str, Any]], content: str | None) -> None:
+    assert called(text) == calls
+    assert parse(list(text))["content"] == content
+
+
 def test_calls_on_lines_of_their_own_leave_no_newlines_behind() -> None:
     call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
     message = parse(list(f"Look:\n{call}\n{call}"))
