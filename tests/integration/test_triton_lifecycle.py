@@ -21,7 +21,7 @@ from throughline.triton.server import TritonServer
 
 pytestmark = pytest.mark.integration
 
-SPEC = ServeSpec(exit_timeout_seconds=6)
+SPEC = ServeSpec(exit_timeout_seconds=6, drain_timeout_seconds=5)
 REQUEST = {"text_input": "The server has stopped.", "max_tokens": 4, "ignore_eos": True}
 
 

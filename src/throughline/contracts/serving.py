@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from throughline.contracts.config import StrictModel
 
@@ -50,4 +50,13 @@ class ServeSpec(StrictModel):
     metrics_interval_ms: int = Field(default=250, ge=1)
     drain_timeout_seconds: float = Field(default=20.0, gt=0)
     ready_timeout_seconds: float = Field(default=120.0, gt=0)
-    exit_timeout_seconds: int = Field(default=10, ge=1)
+    exit_timeout_seconds: int = Field(default=25, ge=1)
+
+    @model_validator(mode="after")
+    def _exit_leaves_time_to_drain(self) -> Self:
+        if self.exit_timeout_seconds < self.drain_timeout_seconds:
+            raise ValueError(
+                f"exit_timeout_seconds={self.exit_timeout_seconds} would kill requests that "
+                f"drain_timeout_seconds={self.drain_timeout_seconds:g} lets run"
+            )
+        return self

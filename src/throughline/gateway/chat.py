@@ -18,7 +18,7 @@ import jinja2.parser
 import jinja2.sandbox
 
 from throughline.contracts.errors import GatewayError
-from throughline.gateway.errors import ApiError, bad_request
+from throughline.gateway.errors import ApiError, bad_request, context_exceeded
 from throughline.gateway.literals import LiteralGuard
 
 if TYPE_CHECKING:
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 TOOL_CALL_START = "<tool_call>"
 _TOOL_CALL_TAGS = (TOOL_CALL_START, "</tool_call>")
-# Characters; about ten milliseconds of tokenising.
-_LONG_TEXT = 16_384
+# Characters, and texts of any length; about ten milliseconds of tokenising.
+_LONG_TEXT, _MANY_PARTS = 16_384, 256
+# A normalizer may put one character in the place of several: Unicode's compositions (UAX 15) of four, as U+1F82 is.
+_MOST_NORMALIZED = 4
 # What transformers' `special_tokens_map` hands to a template.
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -111,6 +113,10 @@ class ChatTemplate:
 class PromptEncoder:
     """Tokenizer and chat template of one engine folder.
 
+    Args:
+        engine_dir: The engine's folder.
+        max_seq_len: Its context in tokens; texts that cannot fit it are refused before they are tokenised.
+
     Attributes:
         call_opening: What the template writes before a call's JSON, `<tool_call>` and often a newline; empty if
             it writes calls in another form, or none.
@@ -119,8 +125,12 @@ class PromptEncoder:
         GatewayError: If the folder has no tokenizer.
     """
 
-    def __init__(self, engine_dir: Path) -> None:
+    def __init__(self, engine_dir: Path, *, max_seq_len: int | None = None) -> None:
         self._tokenizer = _load_tokenizer(engine_dir / "tokenizer.json")
+        self._max_seq_len = max_seq_len
+        self._longest = max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)), default=1)
+        if self._tokenizer.normalizer is not None:
+            self._longest *= _MOST_NORMALIZED
         config = _read_config(engine_dir / "tokenizer_config.json")
         source = _template_source(engine_dir, config)
         self.template = None if source is None else ChatTemplate(source, _special_tokens(engine_dir, config))
@@ -156,34 +166,52 @@ class PromptEncoder:
                 param="messages",
                 code="no_chat_template",
             )
+        self._check_size(_characters(messages) + _characters(tools), "messages")
         mark = self._guard.mark
         prompt = self.template.render(mark(messages), mark(tools)) + opening
-        ids: list[int] = []
-        for part in self._guard.cut(prompt):
-            ids += await self.encode(part, add_special_tokens=False)
-        return ids
+        return await self._encode(self._guard.cut(prompt), add_special_tokens=False)
 
     async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text in which special tokens are special; long texts do not hold up the loop.
 
         Raises:
-            ApiError: 400 for a text that has no UTF-8 form (a lone surrogate).
+            ApiError: 400 for a text that has no UTF-8 form (a lone surrogate), or that no context is long enough for.
         """
+        self._check_size(len(text), "prompt")
+        return await self._encode([text], add_special_tokens=add_special_tokens)
+
+    def _check_size(self, characters: int, param: str) -> None:
+        """Refuses what has more tokens than the context whatever it says: none stands for more than the longest one."""
+        least = characters // self._longest
+        if self._max_seq_len is not None and least > self._max_seq_len:
+            raise context_exceeded(limit=self._max_seq_len, prompt=least, output=None, param=param, at_least=True)
+
+    async def _encode(self, parts: list[str], *, add_special_tokens: bool) -> list[int]:
         try:
-            if len(text) > _LONG_TEXT:
-                return await asyncio.to_thread(self._ids, text, add_special_tokens)
-            return self._ids(text, add_special_tokens)
+            if len(parts) > _MANY_PARTS or sum(map(len, parts)) > _LONG_TEXT:
+                return await asyncio.to_thread(self._ids, parts, add_special_tokens)
+            return self._ids(parts, add_special_tokens)
         except TypeError:
             # The tokenizer's word for a string that has no UTF-8 form.
             raise bad_request(
                 "The prompt is not valid Unicode: it has a lone surrogate.", code="invalid_value"
             ) from None
 
-    def _ids(self, text: str, add_special_tokens: bool) -> list[int]:
+    def _ids(self, parts: list[str], add_special_tokens: bool) -> list[int]:
         # `encode` would hold the interpreter lock all the time; the batch form lets go of it.
-        batch = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-        ids: list[int] = batch[0].ids
-        return ids
+        batch = self._tokenizer.encode_batch_fast(parts, add_special_tokens=add_special_tokens)
+        return [token for part in batch for token in part.ids]
+
+
+def _characters(value: Any) -> int:
+    """Characters of all strings in JSON-like data."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(_characters(key) + _characters(item) for key, item in value.items())
+    if isinstance(value, Sequence):
+        return sum(map(_characters, value))
+    return 0
 
 
 def _tojson(

@@ -71,10 +71,11 @@ def model_not_found(model: str, known: list[str]) -> ApiError:
     return ApiError(404, message, param="model", code="model_not_found")
 
 
-def context_exceeded(*, limit: int, prompt: int, output: int | None, param: str) -> ApiError:
-    """400 with the numbers: context length, prompt tokens and requested output tokens."""
+def context_exceeded(*, limit: int, prompt: int, output: int | None, param: str, at_least: bool = False) -> ApiError:
+    """400 with the numbers: context length, prompt tokens (or no fewer than them) and requested output tokens."""
     if output is None:
-        asked = f"your prompt has {prompt} tokens and leaves no room for output"
+        count = f"at least {prompt}" if at_least else prompt
+        asked = f"your prompt has {count} tokens and leaves no room for output"
     else:
         asked = f"you asked for {prompt + output} tokens ({prompt} in the prompt, {output} in the output)"
     message = f"This model's maximum context length is {limit} tokens, but {asked}. Shorten one of them."

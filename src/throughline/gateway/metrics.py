@@ -15,6 +15,7 @@ _PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.
 _REQUEST = (0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
 _PREPARE = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+_FAILURES = frozenset({"abort", "error"})
 
 
 class Tally:
@@ -107,15 +108,22 @@ class GatewayMetrics:
         prompt = CounterMetricFamily("vllm:prompt_tokens", "Prompt tokens.", labels=label)
         generation = CounterMetricFamily("vllm:generation_tokens", "Generated tokens.", labels=label)
         success = CounterMetricFamily(
-            "vllm:request_success", "Ended requests by reason.", labels=[*label, "finished_reason"]
+            "vllm:request_success",
+            "Requests that got their whole answer, by reason.",
+            labels=[*label, "finished_reason"],
+        )
+        failed = CounterMetricFamily(
+            "throughline_failed_requests",
+            "Requests without their whole answer: abort (the client left) or error.",
+            labels=[*label, "reason"],
         )
         for model in self.models.values():
             running.add_metric([model.model], model.running)
             prompt.add_metric([model.model], model.prompt_tokens)
             generation.add_metric([model.model], model.generation_tokens)
             for reason, count in model.finished.items():
-                success.add_metric([model.model, reason], count)
-        yield from (running, prompt, generation, success)
+                (failed if reason in _FAILURES else success).add_metric([model.model, reason], count)
+        yield from (running, prompt, generation, success, failed)
         yield from self._histograms()
         http = CounterMetricFamily("throughline_http_responses", "HTTP answers.", labels=["route", "status"])
         for (route, status), count in self.responses.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from throughline.contracts.gateway import GatewaySpec
+from throughline.contracts.gateway import GatewaySpec, ModelRoute
 from throughline.contracts.text import shorten
 from throughline.gateway.chat import PromptEncoder
 from throughline.gateway.errors import ApiError, model_not_found
@@ -65,15 +65,7 @@ class ServedModels:
         urls = {route.upstream for route in spec.models}
         self.upstreams = {url: TritonUpstream(url, spec.timeouts) for url in sorted(urls)}
         self.by_id: Mapping[str, ServedModel] = {
-            route.id: _served(
-                route.id,
-                route.triton_model,
-                load_facts(route.engine_dir),
-                PromptEncoder(route.engine_dir),
-                metrics.models[route.id],
-                self.upstreams[route.upstream],
-            )
-            for route in spec.models
+            route.id: _served(route, metrics.models[route.id], self.upstreams[route.upstream]) for route in spec.models
         }
 
     def find(self, model_id: str) -> ServedModel:
@@ -102,13 +94,8 @@ class ServedModels:
         return ApiError(503, message, type="server_error", code="not_ready", retry_after=1.0)
 
 
-def _served(
-    model_id: str,
-    triton_model: str,
-    facts: EngineFacts,
-    encoder: PromptEncoder,
-    metrics: ModelMetrics,
-    upstream: TritonUpstream,
-) -> ServedModel:
+def _served(route: ModelRoute, metrics: ModelMetrics, upstream: TritonUpstream) -> ServedModel:
+    facts = load_facts(route.engine_dir)
+    encoder = PromptEncoder(route.engine_dir, max_seq_len=facts.max_seq_len)
     fingerprint = f"fp_{facts.digest[:12]}_{facts.precision}"
-    return ServedModel(model_id, triton_model, facts, encoder, metrics, upstream, fingerprint)
+    return ServedModel(route.id, route.triton_model, facts, encoder, metrics, upstream, fingerprint)

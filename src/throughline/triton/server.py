@@ -28,6 +28,7 @@ from throughline.triton.client import InferenceError, TritonClient
 from throughline.triton.installation import assemble_backends, command, environment, find_installation
 from throughline.triton.recovery import Recovery
 from throughline.triton.repository import read_config
+from throughline.triton.signals import EndingSignals, ending_signals
 
 _logger = logging.getLogger("throughline.triton")
 HOST = "127.0.0.1"
@@ -41,7 +42,7 @@ _RESTART_WINDOW_SECONDS = 300.0
 
 
 class TritonServer:
-    """One server and its watchdog; a context manager.
+    """One server and its watchdog; a context manager, which in the main thread ends it on SIGTERM and SIGHUP too.
 
     The watchdog loads a model again when its Python process dies (Triton never does, and reports the
     model ready meanwhile) and starts the server again on the same ports when it dies itself.
@@ -80,6 +81,7 @@ class TritonServer:
         self._restart_times: deque[float] = deque(maxlen=_MAX_RESTARTS)
         self._lock = threading.RLock()
         self._watcher: threading.Thread | None = None
+        self._signals = EndingSignals()
 
     @property
     def http_url(self) -> str:
@@ -108,13 +110,22 @@ class TritonServer:
         return self._process.pid
 
     def __enter__(self) -> Self:
-        self.start()
+        self._signals.__enter__()
+        try:
+            self.start()
+        except BaseException:
+            self._signals.__exit__()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop()
+        self._signals.quiet = True
+        try:
+            self.stop()
+        finally:
+            self._signals.__exit__()
 
     def start(self) -> None:
         """Starts the server, loads the models and waits until each has made a token.
@@ -222,7 +233,7 @@ class TritonServer:
     def _start_process(self, ports: tuple[int, int, int]) -> None:
         installation = find_installation()
         self._ports = ports
-        self._shm_prefix = f"throughline_{os.getpid()}_{secrets.token_hex(4)}_"
+        self._shm_prefix = f"{states.MARK}{os.getpid()}_{secrets.token_hex(4)}_"
         arguments = command(
             installation,
             repository=self.repository,
@@ -438,7 +449,7 @@ def choose_ports(spec: ServeSpec) -> tuple[int, int, int]:
 
 
 def run_until_signal(server: TritonServer) -> None:
-    """Blocks until SIGINT or SIGTERM, or until the watchdog gives up; the caller stops the server.
+    """Blocks until SIGINT, SIGTERM or SIGHUP, or until the watchdog gives up; the caller stops the server.
 
     Must be called from the main thread; the former signal handlers come back on return.
 
@@ -446,7 +457,7 @@ def run_until_signal(server: TritonServer) -> None:
         DeployError: If the watchdog gave up.
     """
     asked = threading.Event()
-    former = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, *ending_signals())}
     try:
         while not asked.wait(_WATCH_SECONDS) and not server.stopped.is_set():
             pass

@@ -14,6 +14,8 @@ import psutil
 from throughline.contracts.errors import DeployError
 
 STATE_NAME = "triton.json"
+# What every prefix of shared memory begins with: an empty or foreign one would match what is not ours.
+MARK = "throughline_"
 SHM_DIR = Path("/dev/shm")  # noqa: S108  # where POSIX shared memory lives on Linux
 
 
@@ -71,7 +73,8 @@ def read_state(run_dir: Path) -> ServerState | None:
     """Returns the last server's state, None if there is none or it cannot be read."""
     try:
         values = json.loads((run_dir / STATE_NAME).read_text("utf-8"))
-        return ServerState(**{**values, "models": tuple(values["models"])})
+        state = ServerState(**{**values, "models": tuple(values["models"])})
+        return state if is_mark(state.shm_prefix) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -88,16 +91,17 @@ def clear_orphans(run_dir: Path) -> bool:
         Whether there was something to clear.
 
     Raises:
-        DeployError: If the server is still supervised by a living process.
+        DeployError: If the server is still supervised by a living process, which may be starting it again.
     """
     state = read_state(run_dir)
     if state is None:
         return False
-    if state.running and state.supervised and state.supervisor_pid != os.getpid():
+    if state.supervised and state.supervisor_pid != os.getpid():
+        server = f"server pid {state.pid}" if state.running else "the server died and is being started again"
         raise DeployError(
             "a Triton server is already running from this folder",
             where=str(run_dir / STATE_NAME),
-            seen=f"server pid {state.pid}, supervisor pid {state.supervisor_pid}",
+            seen=f"{server}, supervisor pid {state.supervisor_pid}",
             fix=f"stop it (kill -TERM {state.supervisor_pid}) or use another run folder",
         )
     kill_marked(state.shm_prefix)
@@ -106,7 +110,13 @@ def clear_orphans(run_dir: Path) -> bool:
 
 
 def kill_marked(shm_prefix: str) -> None:
-    """Kills every process that carries this server's mark and removes its shared memory."""
+    """Kills every process that carries this server's mark and removes its shared memory.
+
+    Raises:
+        ValueError: If the prefix is none of ours.
+    """
+    if not is_mark(shm_prefix):
+        raise ValueError(f"{shm_prefix!r} marks no server of ours")
     marked = list(marked_processes(shm_prefix))
     for process in marked:
         with contextlib.suppress(psutil.Error):
@@ -114,6 +124,11 @@ def kill_marked(shm_prefix: str) -> None:
     psutil.wait_procs(marked, timeout=5)
     for path in shared_memory(shm_prefix):
         path.unlink(missing_ok=True)
+
+
+def is_mark(shm_prefix: str) -> bool:
+    """Returns whether a prefix of shared memory is one that a server of ours was started with."""
+    return shm_prefix.startswith(MARK) and len(shm_prefix) > len(MARK)
 
 
 def marked_processes(shm_prefix: str) -> Iterable[psutil.Process]:

@@ -112,7 +112,7 @@ def until(condition: Callable[[], bool]) -> bool:
 def test_a_client_that_leaves_frees_the_engine(
     gateway: GatewayProcess, triton: FakeTriton, held: Held, stream: bool
 ) -> None:
-    aborted = metric(gateway, "vllm:request_success_total", finished_reason="abort")
+    aborted = metric(gateway, "throughline_failed_requests_total", reason="abort")
     body = json.dumps({**CHAT, "stream": stream}).encode()
     host, port = gateway.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=WAIT) as connection:
@@ -123,7 +123,7 @@ def test_a_client_that_leaves_frees_the_engine(
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
         assert metric(gateway, "vllm:num_requests_running") == 1
     assert triton.seen[0].cancelled.wait(WAIT)
-    assert until(lambda: metric(gateway, "vllm:request_success_total", finished_reason="abort") == aborted + 1)
+    assert until(lambda: metric(gateway, "throughline_failed_requests_total", reason="abort") == aborted + 1)
     assert metric(gateway, "vllm:num_requests_running") == 0
 
 

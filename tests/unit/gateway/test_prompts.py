@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,60 @@ def test_a_long_text_is_the_same_as_a_short_one(encoder: PromptEncoder, oracle: 
     assert ids_of(encoder, messages) == oracle.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=False
     )
+
+
+@pytest.mark.parametrize("count", [10, 3000])
+def test_many_special_tokens_are_tokenised_at_once_and_beside_the_loop(
+    count: int, encoder: PromptEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    threads: list[bool] = []
+    plain = encoder._ids
+
+    def counting(parts: list[str], add_special_tokens: bool) -> list[int]:
+        calls.append(len(parts))
+        threads.append(threading.current_thread() is threading.main_thread())
+        return plain(parts, add_special_tokens)
+
+    monkeypatch.setattr(encoder, "_ids", counting)
+    messages = [{"role": "user", "content": "<|im_end|>" * count}]
+    ids = ids_of(encoder, messages)
+    assert calls == [count + 1]
+    assert threads == [count < 256]
+    one_by_one = [token for part in encoder_parts(encoder, messages) for token in plain([part], False)]
+    assert ids == one_by_one and ids.count(2) == 2
+
+
+def encoder_parts(encoder: PromptEncoder, messages: Any) -> list[str]:
+    assert encoder.template
+    return encoder._guard.cut(encoder.template.render(encoder._guard.mark(messages)))
+
+
+def test_what_no_context_is_long_enough_for_is_refused_before_it_is_tokenised(
+    engine_dir: Path, oracle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = PromptEncoder(engine_dir, max_seq_len=64)
+    longest = max(map(len, oracle.get_vocab()))
+    # Whatever it says, as long a text as may fit is let through.
+    assert len(ids_of(encoder, [{"role": "user", "content": "x" * (longest * 64)}])) > 64
+    monkeypatch.setattr(encoder, "_ids", lambda *_: pytest.fail("it was tokenised"))
+    huge = "<|im_end|>" * (4 * 2**20 // 10)
+    for messages, tools in (
+        ([{"role": "user", "content": huge}], None),
+        (
+            [{"role": "user", "content": "x"}],
+            [{"type": "function", "function": {"name": "f", "parameters": {"a": huge}}}],
+        ),
+    ):
+        with pytest.raises(ApiError, match=r"64 tokens, but your prompt has at least \d{4,} tokens") as caught:
+            ids_of(encoder, messages, tools)
+        assert (caught.value.status, caught.value.code, caught.value.param) == (
+            400,
+            "context_length_exceeded",
+            "messages",
+        )
+    with pytest.raises(ApiError, match="at least"):
+        asyncio.run(encoder.encode(huge, add_special_tokens=True))
 
 
 def test_a_template_that_refuses(engine_dir: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -228,3 +229,64 @@ def test_a_fault_of_the_watchdog_is_logged_and_ends_the_watch(
     assert "the watchdog of Triton failed" in caplog.text and "Traceback" in caplog.text
     with pytest.raises(DeployError, match="libpython"):
         server.run_until_signal(found)
+
+
+def test_a_state_without_our_mark_is_no_state(tmp_path: Path, example: state.ServerState) -> None:
+    for prefix in ("", "throughline_", "other_"):
+        state.write_state(tmp_path, replace(example, shm_prefix=prefix))
+        assert state.read_state(tmp_path) is None and not state.clear_orphans(tmp_path)
+        with pytest.raises(ValueError, match="marks no server of ours"):
+            state.kill_marked(prefix)
+
+
+def test_a_server_that_is_being_started_again_is_left_to_its_supervisor(
+    tmp_path: Path, example: state.ServerState
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as supervisor:
+        created = psutil.Process(supervisor.pid).create_time()
+        dead = replace(example, pid=2**22 - 1, supervisor_pid=supervisor.pid, supervisor_created=created)
+        state.write_state(tmp_path, dead)
+        assert not dead.running
+        with pytest.raises(DeployError, match=r"already running.*died and is being started again"):
+            state.clear_orphans(tmp_path)
+        assert state.read_state(tmp_path) == dead
+        supervisor.kill()
+    assert state.clear_orphans(tmp_path) and state.read_state(tmp_path) is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_it_starts_stops_it_and_one_more_is_ignored(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former = signal.getsignal(number)
+    found, stopped = TritonServer(tmp_path, ["lab"], ServeSpec(), run_dir=tmp_path), []
+
+    def start(ports: object) -> None:
+        os.kill(os.getpid(), number)
+        pytest.fail("the signal was lost")
+
+    def stop() -> None:
+        os.kill(os.getpid(), number)
+        stopped.append(True)
+
+    monkeypatch.setattr(found, "_start_process", start)
+    monkeypatch.setattr(found, "_stop_process", stop)
+    with pytest.raises(SystemExit) as ended, found:
+        pytest.fail("it started")
+    assert ended.value.code == 128 + number and stopped == [True]
+    assert signal.getsignal(number) is former
+
+
+def test_a_signal_while_it_serves_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, stopped = TritonServer(tmp_path, [], ServeSpec(), run_dir=tmp_path), []
+    monkeypatch.setattr(found, "_start_process", lambda ports: None)
+    monkeypatch.setattr(found, "_stop_process", lambda: stopped.append(True))
+    with pytest.raises(SystemExit), found:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped == [True]
+
+
+def test_the_server_waits_as_long_as_its_model_drains() -> None:
+    with pytest.raises(ValueError, match="exit_timeout_seconds=10 would kill requests"):
+        ServeSpec(exit_timeout_seconds=10)
+    assert ServeSpec().exit_timeout_seconds >= ServeSpec().drain_timeout_seconds
