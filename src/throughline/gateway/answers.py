@@ -42,7 +42,7 @@ async def answer(
     metrics.prepare.observe(prepare_seconds)
     metrics.running += 1
     entered = time.perf_counter()
-    tokens = job.model.upstream.start(stream=job.stream)
+    tokens = job.model.upstream.start(job.model.triton_model, stream=job.stream)
     watcher = asyncio.create_task(_abort_when_gone(exchange, tokens))
     reason = "error"
     try:

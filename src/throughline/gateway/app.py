@@ -178,7 +178,7 @@ def create_app(spec: GatewaySpec) -> GatewayApp:
     """The gateway as an ASGI application; connections open with its lifespan.
 
     Routes: `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/v1/models/{id}`, `/health` (this
-    process lives), `/health/ready` (Triton can serve every model), `/metrics`.
+    process lives), `/health/ready` (a token of every model came out lately or just now), `/metrics`.
 
     Raises:
         EngineError: If an engine folder is none.

@@ -86,7 +86,7 @@ class ServedModels:
             await upstream.close()
 
     async def not_ready(self) -> ApiError | None:
-        """None when Triton says that every model can take requests, else the 503 that names the others."""
+        """None when a token of every model came out lately or just now, else the 503 that names the others."""
         away = [model.id for model in self.by_id.values() if not await model.upstream.ready(model.triton_model)]
         if not away:
             return None

@@ -16,6 +16,8 @@ from throughline.gateway.errors import ApiError, bad_request, server_error, time
 
 _WATCH_SECONDS = 0.1
 _CLOSE_SECONDS = 1.0
+# A token this long ago says that the engine works.
+_FRESH_SECONDS = 5.0
 _CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_receive_message_length", 64 * 2**20),
@@ -51,7 +53,9 @@ class TokenStream:
         "_abort",
         "_call",
         "_eof",
+        "_heard",
         "_layout",
+        "_model",
         "completion_tokens",
         "finish_reason",
         "prompt_tokens",
@@ -61,9 +65,11 @@ class TokenStream:
         "waiting_since",
     )
 
-    def __init__(self, call: Any, eof: object) -> None:
+    def __init__(self, call: Any, eof: object, model: str, heard: dict[str, float]) -> None:
         self._call = call
         self._eof = eof
+        self._model = model
+        self._heard = heard
         self._layout: tuple[int, int, int, int, int] | None = None
         self._abort: Exception | None = None
         self.started = False
@@ -105,8 +111,10 @@ class TokenStream:
                     raise
                 raise self._abort from None
             except Exception as error:
+                self._heard.pop(self._model, None)
                 raise self._abort or _rpc_error(error) from None
             if message is self._eof:
+                self._heard.pop(self._model, None)
                 raise self._abort or server_error(
                     "The engine ended the stream without a finish reason.",
                     code="upstream_protocol",
@@ -140,7 +148,7 @@ class TokenStream:
             layout = self._layout = _layout([output.name for output in response.outputs])
         self.started = True
         self.waiting_since = 0.0
-        self.read_at = time.perf_counter()
+        self.read_at = self._heard[self._model] = time.perf_counter()
         self.text = str(raw[layout[0]][4:], "utf-8", "replace")
         self.finish_reason = str(raw[layout[1]][4:], "ascii", "replace")
         self.prompt_tokens = _INT32.unpack(raw[layout[2]])[0]
@@ -177,6 +185,8 @@ class TritonUpstream:
         self.url = url
         self._timeouts = timeouts
         self._streams: dict[TokenStream, float] = {}
+        self._heard: dict[str, float] = {}
+        self._probing: dict[str, asyncio.Lock] = {}
         self._channel: Any = None
         self._stub: Any = None
         self._eof: object = None
@@ -200,7 +210,10 @@ class TritonUpstream:
             await self._channel.close()
 
     async def ready(self, model: str) -> bool:
-        """Whether Triton says that `model` can take requests."""
+        """Whether a token of `model` came out lately, or comes out now.
+
+        Triton says that a model is ready whose process is dead or hangs; its own word counts only when it says no.
+        """
         from grpc import aio
         from tritonclient.grpc import service_pb2
 
@@ -209,12 +222,29 @@ class TritonUpstream:
             answer = await self._stub.ModelReady(request, timeout=self._timeouts.ready_seconds)
         except aio.AioRpcError:
             return False
-        return bool(answer.ready)
+        async with self._probing.setdefault(model, asyncio.Lock()):
+            lately = time.perf_counter() - self._heard.get(model, float("-inf")) < _FRESH_SECONDS
+            return bool(answer.ready) and (lately or await self._probe(model))
 
-    def start(self, *, stream: bool) -> TokenStream:
-        """Opens a call; the caller sends, reads, and leaves through `finish` in any case."""
+    async def _probe(self, model: str) -> bool:
+        # Token id 0 exists in every vocabulary.
+        request = infer_request(model, "ready", [0], SamplingParams(max_tokens=1, ignore_eos=True), stream=False)
+        tokens = self.start(model, stream=False)
+        try:
+            async with asyncio.timeout(self._timeouts.ready_seconds):
+                await tokens.send(request)
+                while not tokens.finish_reason:
+                    await tokens.read()
+        except (ApiError, TimeoutError):
+            return False
+        finally:
+            await self.finish(tokens)
+        return True
+
+    def start(self, model: str, *, stream: bool) -> TokenStream:
+        """Opens a call for a request to `model`; the caller sends, reads, and leaves through `finish` in any case."""
         call = self._stub.ModelStreamInfer(timeout=self._timeouts.total_seconds, metadata=_METADATA)
-        tokens = TokenStream(call, self._eof)
+        tokens = TokenStream(call, self._eof, model, self._heard)
         self._streams[tokens] = self._timeouts.first_token_seconds if stream else self._timeouts.total_seconds
         return tokens
 

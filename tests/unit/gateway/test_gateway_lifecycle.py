@@ -15,13 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import openai
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.unit.gateway.fake_triton import Fail, FakeTriton, Say, Seen
+from tests.unit.gateway.fake_triton import Fail, FakeTriton, Say, Seen, say
 from throughline.contracts.errors import GatewayError
 from throughline.contracts.gateway import GatewaySpec
 from throughline.gateway import GatewayProcess
@@ -241,6 +242,35 @@ def test_broken_engine_folder(make_spec: Callable[..., GatewaySpec], tmp_path: P
     route = spec.models[0].model_copy(update={"engine_dir": tmp_path})
     with pytest.raises(GatewayError, match=r"no engine here"), GatewayProcess(make_spec(models=(route,))):
         pass
+
+
+def test_ready_means_that_a_token_came_out(make_spec: Callable[..., GatewaySpec], triton: FakeTriton) -> None:
+    """Triton itself says all the while that the model is ready."""
+    hung = threading.Event()
+
+    def dead(_: Seen) -> Iterator[Say | Fail]:
+        yield Fail(grpc.StatusCode.INTERNAL, "Stub process 'lab_0_0' is not healthy.")
+
+    def hangs(_: Seen) -> Iterator[Say | Fail]:
+        hung.wait(WAIT)
+        yield Say("A", 1, "stop")
+
+    with GatewayProcess(make_spec(timeouts={"ready_seconds": 0.5})) as process:
+        url = f"{process.url}/health/ready"
+        for script in (dead, hangs):
+            triton.script = script
+            refused = httpx.get(url)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
+            assert int(refused.headers["retry-after"]) >= 1
+        hung.set()
+        triton.script = say("A")
+        asked = len(triton.seen)
+        assert [httpx.get(url).status_code for _ in range(3)] == [200] * 3
+        # One token is enough for a while, and a fault ends that while.
+        assert len(triton.seen) == asked + 1
+        triton.script = dead
+        assert chat(process).status_code == 503
+        assert httpx.get(url).status_code == 503
 
 
 def test_not_ready_in_time(make_spec: Callable[..., GatewaySpec]) -> None:
