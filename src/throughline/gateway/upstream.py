@@ -129,6 +129,8 @@ class TokenStream:
         """Cancels the request upstream; a waiting `read` raises `reason`."""
         if self._abort is None:
             self._abort = reason
+            if not isinstance(reason, ClientGoneError):
+                self._heard.pop(self._model, None)
             self._call.cancel()
 
     async def close(self) -> None:
