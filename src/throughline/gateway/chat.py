@@ -166,10 +166,11 @@ class PromptEncoder:
                 param="messages",
                 code="no_chat_template",
             )
-        self._check_size(_characters(messages) + _characters(tools), "messages")
+        self._check_size(sum(len(message.get("content") or "") for message in messages), "messages")
         mark = self._guard.mark
-        prompt = self.template.render(mark(messages), mark(tools)) + opening
-        return await self._encode(self._guard.cut(prompt), add_special_tokens=False)
+        parts = self._guard.cut(self.template.render(mark(messages), mark(tools)) + opening)
+        self._check_size(sum(map(len, parts)), "messages")
+        return await self._encode(parts, add_special_tokens=False)
 
     async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text in which special tokens are special; long texts do not hold up the loop.
@@ -201,17 +202,6 @@ class PromptEncoder:
         # `encode` would hold the interpreter lock all the time; the batch form lets go of it.
         batch = self._tokenizer.encode_batch_fast(parts, add_special_tokens=add_special_tokens)
         return [token for part in batch for token in part.ids]
-
-
-def _characters(value: Any) -> int:
-    """Characters of all strings in JSON-like data."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(_characters(key) + _characters(item) for key, item in value.items())
-    if isinstance(value, Sequence):
-        return sum(map(_characters, value))
-    return 0
 
 
 def _tojson(
