@@ -152,8 +152,8 @@ def test_what_no_context_is_long_enough_for_is_refused_before_it_is_tokenised(
 ) -> None:
     encoder = PromptEncoder(engine_dir, max_seq_len=64)
     longest = max(map(len, oracle.get_vocab()))
-    # Whatever it says, as long a text as may fit is let through.
-    assert len(ids_of(encoder, [{"role": "user", "content": "x" * (longest * 64)}])) > 64
+    # What may fit for its length is let through, though this text does not.
+    assert len(ids_of(encoder, [{"role": "user", "content": "x" * (longest * 32)}])) > 64
     monkeypatch.setattr(encoder, "_ids", lambda *_: pytest.fail("it was tokenised"))
     huge = "<|im_end|>" * (4 * 2**20 // 10)
     for messages, tools in (
