@@ -2,6 +2,7 @@
 
 python -m recipes.deploy
 python -m recipes.deploy action=status
+python -m recipes.deploy version=1             # back to a version, on a server that runs without a restart
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import os
 import shutil
 import signal
 import time
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 
@@ -18,6 +20,9 @@ from recipes import app, references, service
 from throughline.artifacts import Artifact, code_version
 from throughline.contracts.errors import DeployError
 from throughline.contracts.serving import ServeSpec
+
+if TYPE_CHECKING:
+    from throughline.triton.state import ServerState
 
 CHECK_PROMPT = "Hello"
 
@@ -86,9 +91,14 @@ def make_checked(config: Config) -> Artifact:
 
 
 def start(config: Config) -> None:
-    """Runs the server until a signal."""
+    """Runs the server until a signal; on one that runs already, switches to the version without a restart."""
     from throughline.triton.server import TritonServer, run_until_signal
+    from throughline.triton.state import read_state
 
+    state = read_state(service.run_dir(config.store()))
+    if state is not None and state.supervised:
+        switch(config, state)
+        return
     version = make(config)
     app.echo(f"serving {config.name} version {version} from {config.paths.model_repository}")
     server = TritonServer(
@@ -101,6 +111,41 @@ def start(config: Config) -> None:
         app.echo(f"log      {server.log_path}")
         app.echo("next     python -m recipes.serve   (in another terminal; Ctrl-C here stops the server)")
         run_until_signal(server)
+
+
+def switch(config: Config, state: ServerState) -> None:
+    """Serves another version on the running server.
+
+    Raises:
+        DeployError: If it serves another repository or model, is being started again, or the version does not load;
+            what was served is served on.
+    """
+    from throughline.triton import switching
+    from throughline.triton.client import TritonClient
+
+    repository = config.paths.model_repository.resolve()
+    if not state.running:
+        raise DeployError(
+            "the server died and is being started again",
+            where=f"supervisor pid {state.supervisor_pid}",
+            fix="wait a moment, then deploy again",
+        )
+    if state.repository != str(repository) or config.name not in state.models:
+        raise DeployError(
+            "the running server serves something else",
+            where=state.repository,
+            seen=f"models {', '.join(state.models)}",
+            fix=f"stop it (action=stop), or deploy {config.name} from another store (paths.home=…)",
+        )
+    url = f"127.0.0.1:{state.grpc_port}"
+    with TritonClient(url, timeout_seconds=config.serve.ready_timeout_seconds) as client:
+        before = switching.running_version(client, repository, config.name)
+        version = switching.switch(client, repository, config.name, lambda: make(config))
+    what = "serves already" if version == before.number else f"serves instead of version {before.number}"
+    app.echo(f"server   {url} (running, pid {state.pid})")
+    app.echo(f"version  {version} {what}")
+    if version != before.number:
+        app.echo(f"next     python -m recipes.deploy version={before.number}   (back again, without a restart)")
 
 
 def status(config: Config) -> None:
@@ -120,13 +165,26 @@ def status(config: Config) -> None:
     repository = config.paths.model_repository
     rows: list[list[object]] = []
     for name in repo.models(repository):
-        served = repo.served_version(repository, name).number
+        served = _served(state, repository, name)
         for version in repo.versions(repository, name):
             mark = "served" if version.number == served else ""
             rows.append([name, version.number, mark, version.engine_digest[:12], str(version.engine_dir)])
     columns = [Column("model", align="left"), Column("version"), Column("", align="left")]
     columns += [Column("engine", align="left"), Column("folder", align="left")]
     print_table(Table("Model repository", columns, rows))
+
+
+def _served(state: ServerState | None, repository: Path, name: str) -> int:
+    """The version that runs, by the server's own word; without one the version that would be started."""
+    from throughline.triton import repository as repo
+    from throughline.triton import switching
+    from throughline.triton.client import TritonClient
+
+    runs = state is not None and state.running and state.repository == str(repository.resolve())
+    if state is None or not runs or name not in state.models:
+        return repo.served_version(repository, name).number
+    with TritonClient(f"127.0.0.1:{state.grpc_port}") as client:
+        return switching.running_version(client, repository, name).number
 
 
 def stop(config: Config) -> None:

@@ -7,6 +7,7 @@ python -m recipes.serve gateway.port=9000 name=support-desk
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 from recipes import app, chat, references, service
 from throughline.artifacts import Artifact
@@ -24,15 +25,18 @@ class Config(app.RecipeConfig):
 
 def upstream(config: Config, stack: contextlib.ExitStack) -> tuple[str, Artifact]:
     """Returns the gRPC address that serves `name` and its engine; starts Triton if none runs."""
-    from throughline.triton.repository import served_version
+    from throughline.triton.client import TritonClient
     from throughline.triton.state import read_state
+    from throughline.triton.switching import running_version
 
     store = config.store()
     state = read_state(service.run_dir(store))
     if state is not None and state.running and config.name in state.models:
-        digest = served_version(config.paths.model_repository, config.name).engine_digest
-        app.echo(f"Triton   127.0.0.1:{state.grpc_port} (running, pid {state.pid})")
-        return f"127.0.0.1:{state.grpc_port}", store.get(digest, "engine")
+        url = f"127.0.0.1:{state.grpc_port}"
+        with TritonClient(url) as client:
+            digest = running_version(client, Path(state.repository), config.name).engine_digest
+        app.echo(f"Triton   {url} (running, pid {state.pid})")
+        return url, store.get(digest, "engine")
     engine = references.engine(store, config.target, config.profile)
     server = stack.enter_context(
         service.triton(store, engine, config.name, config.serve, config.paths.model_repository)

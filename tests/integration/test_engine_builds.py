@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,3 +175,22 @@ def test_bfloat16_arithmetic_reads_far_positions_as_float32_does(tiny_checkpoint
             runtime.close()
     same = sum(a == b for a, b in zip(first["f32"], first["bf16"], strict=True))
     assert same >= 20, f"{same} of {len(prompts)}"
+
+
+def test_a_signal_after_an_engine_was_freed_is_no_crash(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Ctrl-C in a lifecycle that has built its engines; in a process of its own, since it may die of it."""
+    program = f"""
+import os, signal
+from pathlib import Path
+from throughline import engines
+from throughline.contracts.engine import EngineSpec
+
+spec = EngineSpec(precision="f32", max_seq_len=64, num_threads=1, kv_cache_bytes=2**24)
+engines.build(Path({str(tiny_checkpoint)!r}), spec, Path({str(tmp_path / "engine")!r}))
+engines.load(Path({str(tmp_path / "engine")!r})).close()
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: print("heard", number))
+    os.kill(os.getpid(), number)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["heard", "2", "heard", "15"]), done.stderr

@@ -18,6 +18,7 @@ from throughline.contracts.serving import ServeSpec
 from throughline.triton import repository, state
 from throughline.triton.client import TritonClient
 from throughline.triton.server import TritonServer
+from throughline.triton.switching import running_version, switch
 
 pytestmark = pytest.mark.integration
 
@@ -94,6 +95,35 @@ def test_a_new_version_is_served_without_a_restart_and_can_be_rolled_back(
     assert ready_versions(server) == {"1": True, "2": False}
     assert tokens(server) == expected
     assert server.pid == pid
+
+
+def test_somebody_else_switches_versions_under_the_watchdog(
+    server: TritonServer, tiny_engine: Path, tmp_path: Path
+) -> None:
+    """As `recipes.deploy` does from another process."""
+    repo, recoveries, expected = server.repository, server.recoveries, tokens(server)
+    former = [psutil.Process(stub) for stub in server.stub_pids("lab")]
+    third = tmp_path / "third"
+    shutil.copytree(tiny_engine, third)
+    with TritonClient(server.grpc_url) as client:
+        before = running_version(client, repo, "lab").number
+        number = switch(client, repo, "lab", lambda: repository.render(repo, "lab", third, SPEC))
+        assert running_version(client, repo, "lab").number == number != before
+        _, left = psutil.wait_procs(former, timeout=30)
+        assert left == []
+        server.check()
+        assert server.recoveries == recoveries and tokens(server) == expected
+        assert [psutil.Process(stub).is_running() for stub in server.stub_pids("lab")] == [True]
+        # One that does not load changes nothing, neither on the server nor in the folder.
+        broken = tmp_path / "broken"
+        shutil.copytree(tiny_engine, broken)
+        (broken / "openvino_model.bin").unlink()
+        with pytest.raises(DeployError, match="engine is incomplete"):
+            switch(client, repo, "lab", lambda: repository.render(repo, "lab", broken, SPEC))
+        assert repository.served_version(repo, "lab").number == number == running_version(client, repo, "lab").number
+        assert tokens(server) == expected
+        switch(client, repo, "lab", lambda: repository.select_version(repo, "lab", before).number)
+        assert running_version(client, repo, "lab").number == before and tokens(server) == expected
 
 
 def ready_versions(server: TritonServer) -> dict[str, bool]:

@@ -128,6 +128,15 @@ class TritonClient:
         request = self._pb.RepositoryModelUnloadRequest(model_name=model)
         self._call(self._stub.RepositoryModelUnload, request, model, timeout_seconds)
 
+    def parameter(self, model: str, name: str) -> str:
+        """Returns a parameter of the configuration that the server has loaded, empty if it has none of that name.
+
+        Raises:
+            InferenceError: If the server does not serve the model.
+        """
+        answer = self._call(self._stub.ModelConfig, self._pb.ModelConfigRequest(name=model), model, None)
+        return str(answer.config.parameters[name].string_value)
+
     def is_live(self, *, timeout_seconds: float = 2.0) -> bool:
         """Returns whether the server answers."""
         try:

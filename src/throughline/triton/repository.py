@@ -156,7 +156,7 @@ def select_version(repository: Path, name: str, number: int) -> Version:
     del config.version_policy.specific.versions[:]
     config.version_policy.specific.versions.append(number)
     config.parameters["engine_dir"].string_value = known[number].engine_dir
-    _replace(repository / name / CONFIG_NAME, to_text(config))
+    replace_config(repository, name, config)
     return known[number]
 
 
@@ -175,6 +175,11 @@ def read_config(repository: Path, name: str) -> Any:
             fix="deploy it with `python -m recipes.deploy`",
         )
     return parse_config(path.read_text("utf-8"), where=str(path), directory_name=name)
+
+
+def replace_config(repository: Path, name: str, config: Any) -> None:
+    """Writes a model's `ModelConfig` message in the place of the one that is there."""
+    _replace(repository / name / CONFIG_NAME, to_text(config))
 
 
 def models(repository: Path) -> list[str]:

@@ -27,8 +27,8 @@ from throughline.triton import state as states
 from throughline.triton.client import InferenceError, TritonClient
 from throughline.triton.installation import assemble_backends, command, environment, find_installation
 from throughline.triton.recovery import Recovery
-from throughline.triton.repository import read_config
 from throughline.triton.signals import EndingSignals, ending_signals
+from throughline.triton.switching import make_token
 
 _logger = logging.getLogger("throughline.triton")
 HOST = "127.0.0.1"
@@ -193,7 +193,7 @@ class TritonServer:
                 self._restart(self._process.returncode)
                 return
             for model in list(self.models):
-                if not all(_lives(stub) for stub in self._stubs.get(model, [])):
+                if not all(_lives(stub) for stub in self._stubs.get(model, [])) and not self._adopt(model):
                     self._try_recovery(model, time.monotonic())
 
     def stub_pids(self, model: str) -> list[int]:
@@ -303,17 +303,14 @@ class TritonServer:
             # leaves the processes as they are.
             stubs = list(self._find_stubs(model))
             self._stubs[model] = [stub for stub in stubs if stub not in former] or stubs
-            # A token that comes back exercised everything.
-            answers = list(client.stream(model, self._probe(model)))
-        if not answers or not answers[-1].finish_reason:
-            raise DeployError("the model made no token", where=model, seen=answers, fix=f"read {self.log_path}")
+            make_token(client, self.repository, model)
 
-    def _probe(self, model: str) -> dict[str, object]:
-        parameters = read_config(self.repository, model).parameters
-        if "layout" in parameters and parameters["layout"].string_value == "llmapi":
-            return {"text_input": "a", "sampling_param_max_tokens": 1, "return_finish_reason": True}
-        # Token id 0 exists in every vocabulary.
-        return {"input_ids": [0], "max_tokens": 1, "ignore_eos": True}
+    def _adopt(self, model: str) -> bool:
+        """Takes over the processes of a version that somebody else had loaded (`recipes.deploy`), if there are some."""
+        living = [stub for stub in self._find_stubs(model) if _lives(stub)]
+        if living:
+            self._stubs[model] = living
+        return bool(living)
 
     def _find_stubs(self, model: str) -> Iterator[psutil.Process]:
         mark = f"{self.repository / model}{os.sep}"

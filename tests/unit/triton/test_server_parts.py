@@ -168,6 +168,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[TritonServ
     found = TritonServer(tmp_path, ["lab"], ServeSpec(), run_dir=tmp_path)
     monkeypatch.setattr(found, "_process", Alive())
     monkeypatch.setattr(found, "_stubs", {"lab": [Dead()]})
+    monkeypatch.setattr(found, "_find_stubs", lambda model: iter([Dead()]))
     return found, clock
 
 

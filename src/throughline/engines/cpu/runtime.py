@@ -27,6 +27,7 @@ from throughline.engines.cpu.guided import DETOKENIZER_FILE, check_guide, struct
 from throughline.engines.cpu.lint import ComputePlan, kv_blocks, plan_compute
 from throughline.engines.cpu.openvino_env import cpu_supports, openvino, openvino_genai, processor
 from throughline.engines.cpu.requests import check_length, check_params, check_prompt
+from throughline.engines.cpu.signal_stack import drop_signal_stack
 from throughline.engines.cpu.speculative import draft_folders, speculate
 from throughline.engines.detokenizer import Detokenizer
 from throughline.engines.vocabulary import Vocabulary
@@ -169,6 +170,7 @@ class CpuEngineRuntime:
         self._waiting.clear()
         self._pending.clear()
         self._pipeline = _Closed()
+        drop_signal_stack()
 
     def _check_guide(self, guide: GuidedDecodingParams) -> None:
         check_guide(guide)
@@ -311,6 +313,7 @@ class CpuEngineRuntime:
         ]
         self._live.clear()
         self._pipeline = _Closed()
+        drop_signal_stack()
         try:
             self._pipeline = self._factory()
         except RuntimeError as again:
