@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,15 +163,22 @@ class Alive:
 
 
 @pytest.fixture
-def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[TritonServer, Clock]:
+def watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Iterator[tuple[TritonServer, Clock]]:
     """A server without a process of its own, with a model that is dead, and the clock that it looks at."""
+    logger = logging.getLogger("throughline.triton")
+    # A recipe that ran in this process keeps our log to itself.
+    logger.addHandler(caplog.handler)
+    monkeypatch.setattr(logger, "propagate", False)
     clock = Clock()
     monkeypatch.setattr(server, "time", clock)
     found = TritonServer(tmp_path, ["lab"], ServeSpec(), run_dir=tmp_path)
     monkeypatch.setattr(found, "_process", Alive())
     monkeypatch.setattr(found, "_stubs", {"lab": [Dead()]})
     monkeypatch.setattr(found, "_find_stubs", lambda model: iter([Dead()]))
-    return found, clock
+    yield found, clock
+    logger.removeHandler(caplog.handler)
 
 
 class Clock:
