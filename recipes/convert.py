@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipes import app, inputs
-from throughline import conversion
 from throughline.artifacts import Artifact, code_version
 from throughline.checkpoints import weight_files
 from throughline.contracts.checkpoint import read_checkpoint_config
 from throughline.contracts.errors import ConfigError
+
+if TYPE_CHECKING:
+    from throughline import conversion
 
 # Seconds until weights are touched, and bytes a second from then on; measured on two cores with SmolLM2.
 START_SECONDS = 5.0
@@ -32,6 +34,8 @@ class Config(app.RecipeConfig):
 
 def make(config: inputs.HasModel) -> Artifact:
     """Makes the base model's checkpoint artifact, or finds it."""
+    from throughline import conversion
+
     model = config.model
     origin = _origin(model)
     template = conversion.TemplateSpec(model.chat_template, model.system_prompt)
@@ -53,6 +57,8 @@ def make(config: inputs.HasModel) -> Artifact:
 
 def _origin(model: app.ModelSpec) -> conversion.Origin | Path:
     """Returns the GGUF file, or the Hugging Face folder."""
+    from throughline import conversion
+
     if model.package and model.file and model.source == "gguf":
         return conversion.packaged_file(model.package, model.file)
     if model.path is None:

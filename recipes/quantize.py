@@ -60,7 +60,11 @@ def make(config: Config) -> Artifact:
     asking: tuple[str, ...] = ()
     if config.questions:
         settings["questions"] = [config.questions, config.suite.model_dump(mode="json")]
-        asking = ("throughline.evaluation", "throughline.contracts.evaluation")
+        asking = (
+            "throughline.evaluation",
+            "throughline.contracts.evaluation",
+            "throughline.engines.transformers_runtime",
+        )
     found = source(config, store, settings, spec.calib_size)
     stage = store.stage(
         "quantized-checkpoint",

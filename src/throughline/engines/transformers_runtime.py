@@ -90,10 +90,13 @@ class TransformersRuntime:
 
     def _generate(self, prompt: tuple[int, ...], count: int) -> list[int]:
         import torch
-        from transformers import GenerationConfig
+        import transformers
 
-        ends = {"eos_token_id": list(self._eos), "pad_token_id": self._eos[0]}
-        config: Any = GenerationConfig(do_sample=False, max_new_tokens=count, **ends)  # type: ignore[no-untyped-call]
+        # Its own configuration and nothing of the model's, which may say to sample or to penalise.
+        settings: Any = transformers.GenerationConfig
+        config = settings(
+            do_sample=False, max_new_tokens=count, eos_token_id=list(self._eos), pad_token_id=self._eos[0]
+        )
         ids = torch.tensor([prompt], device=next(self._model.parameters()).device)
         with torch.inference_mode():
             found = self._model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
