@@ -95,6 +95,8 @@ def _calibration(calibration: CalibrationInfo | None) -> str:
 
 def mib(size: int) -> str:
     """Bytes for people."""
+    if size >= 2**31:
+        return f"{size / 2**30:.1f} GiB"
     return f"{size / 2**20:.2f} MiB" if size >= 2**18 else f"{size / 2**10:.1f} KiB"
 
 
