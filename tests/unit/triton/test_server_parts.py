@@ -168,8 +168,9 @@ def watched(
 ) -> Iterator[tuple[TritonServer, Clock]]:
     """A server without a process of its own, with a model that is dead, and the clock that it looks at."""
     logger = logging.getLogger("throughline.triton")
-    # A recipe that ran in this process keeps our log to itself.
+    # A recipe that ran in this process keeps our log to itself, and at its own level.
     logger.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO, logger="throughline.triton")
     monkeypatch.setattr(logger, "propagate", False)
     clock = Clock()
     monkeypatch.setattr(server, "time", clock)
