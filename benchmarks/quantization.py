@@ -2,9 +2,12 @@
 
 python benchmarks/quantization.py --model smollm2-135m --formats fp8 int8_sq --repeats 5
 python benchmarks/quantization.py --model llama-3.1-8b --formats fp8 int4_awq --device cuda --repeats 1
+python benchmarks/quantization.py --formats fp8 int8_sq --repeats 5 --bare-dtype float32
 
 Both load the checkpoint, calibrate on the same token ids, and export it; they take turns. Ours checks the sizes,
-reports and copies the tokenizer besides. `--score` compares losses as well, which the bare tool does not do.
+reports and copies the tokenizer besides. `--score` compares losses as well, which the bare tool does not do. ModelOpt's
+examples compute in the checkpoint's bfloat16; where a processor does not, `--bare-dtype float32` gives both the same
+arithmetic, and leaves what ours adds.
 """
 
 from __future__ import annotations
@@ -42,16 +45,17 @@ def checkpoint(name: str, folder: Path, device: str) -> Path:
     return folder
 
 
-def bare(source: Path, spec: QuantSpec, out: Path, calibration: list[list[int]], device: str) -> None:
-    """ModelOpt as its examples call it."""
+def bare(source: Path, spec: QuantSpec, out: Path, calibration: list[list[int]], device: str, dtype: str) -> None:
+    """ModelOpt as its examples call it; float32 is rounded to bfloat16 before it is exported."""
     import modelopt.torch.quantization as mtq
     import torch
     from modelopt.torch.export import export_hf_checkpoint
     from transformers import AutoModelForCausalLM
 
     from throughline.quantization.formats import configuration
+    from throughline.quantization.model import to_16_bits
 
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16).to(device).eval()
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype)).to(device).eval()
 
     def forward(quantised: Any) -> None:
         with torch.inference_mode():
@@ -59,6 +63,8 @@ def bare(source: Path, spec: QuantSpec, out: Path, calibration: list[list[int]],
                 quantised(input_ids=torch.tensor([ids], device=device), use_cache=False, logits_to_keep=1)
 
     quantised = mtq.quantize(model, configuration(spec), forward)
+    if dtype != "bfloat16":
+        to_16_bits(quantised)
     with torch.inference_mode():
         export_hf_checkpoint(quantised, export_dir=out)
 
@@ -102,6 +108,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=32, help="calibration records")
     parser.add_argument("--length", type=int, default=512, help="tokens of each")
     parser.add_argument("--score", type=int, default=0, help="records to compare losses on")
+    parser.add_argument("--bare-dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the bare tool")
     parser.add_argument("--no-bare", action="store_true", help="ours alone")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quantization.json"))
     arguments = parser.parse_args()
@@ -122,7 +129,7 @@ def main() -> None:
             for qformat in arguments.formats:
                 spec = QuantSpec.model_validate({"qformat": qformat, "calib_max_seq_length": arguments.length})
                 known = (source, spec, folder / "out", calibration, arguments.device)
-                runs: dict[str, Callable[[], Any]] = {"bare": lambda known=known: bare(*known)}
+                runs: dict[str, Callable[[], Any]] = {"bare": lambda known=known: bare(*known, arguments.bare_dtype)}
                 runs["ours"] = lambda known=known: ours(*known, records)
                 if arguments.no_bare:
                     del runs["bare"]
