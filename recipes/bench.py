@@ -27,6 +27,7 @@ NAME = "bench"
 MEASURED = (
     "throughline.benchmarking",
     "throughline.engines",
+    "throughline.vocabulary",
     "throughline.triton",
     "throughline.gateway",
     "recipes.bench",

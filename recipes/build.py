@@ -58,6 +58,7 @@ def make(config: Config) -> Artifact:
         config=source.stage_config,
         code_version=code_version(
             "throughline.engines",
+            "throughline.vocabulary",
             "throughline.contracts.engine",
             "throughline.contracts.checkpoint",
             "throughline.data.calibration",

@@ -43,7 +43,7 @@ def make(config: inputs.HasModel) -> Artifact:
         "checkpoint",
         model.name,
         config={**_settings(model), **_source(origin)},
-        code_version=code_version("throughline.conversion", extras=("convert",)),
+        code_version=code_version("throughline.conversion", "throughline.vocabulary", extras=("convert",)),
     )
     with stage as run:
         if run.cached:

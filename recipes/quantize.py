@@ -64,6 +64,7 @@ def make(config: Config) -> Artifact:
             "throughline.evaluation",
             "throughline.contracts.evaluation",
             "throughline.engines.transformers_runtime",
+            "throughline.vocabulary",
         )
     found = source(config, store, settings, spec.calib_size)
     stage = store.stage(

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from throughline import engines
 from throughline.contracts.engine import EngineRuntime, EngineSpec, SamplingParams, StepOutput
 from throughline.contracts.errors import EngineError
+from throughline.engines.cpu.logits import answer_logits
 
 pytestmark = pytest.mark.integration
 
@@ -147,11 +149,30 @@ def test_a_seed_repeats_and_sampling_differs_from_greedy(runtime: EngineRuntime)
     assert alone(runtime, PROMPTS["long"], params(24, temperature=1.5, seed=7, top_k=1)) == greedy
 
 
-def test_log_probabilities_come_with_the_tokens_that_have_them(runtime: EngineRuntime) -> None:
-    runtime.submit("a", PROMPTS["long"], params(10, logprobs=True))
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {},
+        {"temperature": 2.0, "seed": 3},
+        {"temperature": 1.0, "seed": 3, "top_p": 0.5},
+        {"temperature": 1.0, "seed": 3, "top_k": 2},
+        {"repetition_penalty": 1.5, "presence_penalty": 1.0},
+    ],
+)
+def test_log_probabilities_are_the_models_own(
+    runtime: EngineRuntime, tiny_engine: Path, sampling: dict[str, Any]
+) -> None:
+    """Those of the graph run on the whole sequence: before temperature, filters and penalties."""
+    prompt = PROMPTS["long"]
+    runtime.submit("a", prompt, params(10, logprobs=True, **sampling))
     outputs = run(runtime)["a"]
     assert all(len(output.logprobs) == len(output.token_ids) for output in outputs)
-    assert all(value <= 0 for output in outputs for value in output.logprobs)
+    tokens = [token for output in outputs for token in output.token_ids]
+    found = [value for output in outputs for value in output.logprobs]
+    positions = list(range(len(prompt) - 1, len(prompt) - 1 + len(tokens)))
+    [logits] = answer_logits(tiny_engine, [([*prompt, *tokens], positions)])
+    expected = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    np.testing.assert_allclose(found, expected[range(len(tokens)), tokens], atol=2e-2)
 
 
 def test_a_closed_engine_refuses(tiny_engine: Path) -> None:

@@ -13,22 +13,24 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from tokenizers import Tokenizer
+from jsonschema import Draft202012Validator
 
 from tests.conftest import RunningTriton
+from throughline import engines
+from throughline.contracts.engine import SamplingParams
 from throughline.contracts.gateway import GatewaySpec, ModelRoute
-from throughline.contracts.tool_calls import parse_tool_calls
 from throughline.gateway import GatewayProcess
 
 pytestmark = pytest.mark.integration
 
 MESSAGES: Any = [{"role": "user", "content": "Ticket 4821: pump P-101A trips. What is the code?"}]
-TOOLS: Any = [
-    {
-        "type": "function",
-        "function": {"name": "lookup", "parameters": {"type": "object", "properties": {"code": {}}}},
-    }
-]
+LOOKUP = {
+    "type": "object",
+    "properties": {"code": {"type": "integer"}, "unit": {"enum": ["pump", "valve"]}},
+    "required": ["code", "unit"],
+    "additionalProperties": False,
+}
+TOOLS: Any = [{"type": "function", "function": {"name": "lookup", "parameters": LOOKUP}}]
 WAIT = 15.0
 
 
@@ -130,23 +132,62 @@ def test_seed(client: openai.OpenAI) -> None:
     assert len({sample(seed) for seed in range(4)}) > 1
 
 
-def test_a_forced_tool_call_begins_inside_the_tag_and_loses_nothing(client: openai.OpenAI, tiny_engine: Path) -> None:
-    """What the model says behind the opened tag is a call or, from a random model, text: all of it, as when raw."""
-    from transformers import PreTrainedTokenizerFast
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "lookup"}}])
+def test_a_forced_call_is_one_call_whose_arguments_follow_the_schema(
+    client: openai.OpenAI, choice: Any, stream: bool
+) -> None:
+    answer = ask(client, tools=TOOLS, tool_choice=choice, stream=stream, max_tokens=100, temperature=1.0, seed=1)
+    if stream:
+        deltas = [chunk.choices[0].delta for chunk in answer if chunk.choices]
+        assert not any(delta.content for delta in deltas)
+        parts = [call.function for delta in deltas for call in delta.tool_calls or []]
+        name, arguments = parts[0].name, "".join(part.arguments or "" for part in parts)
+    else:
+        [call] = answer.choices[0].message.tool_calls
+        name, arguments = call.function.name, call.function.arguments
+        assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (None, "tool_calls")
+    assert name == "lookup"
+    Draft202012Validator(LOOKUP).validate(json.loads(arguments))
 
-    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(tiny_engine)
-    prompt = tokenizer.apply_chat_template(MESSAGES, tools=TOOLS, add_generation_prompt=True, return_dict=False)
-    opening = Tokenizer.from_file(str(tiny_engine / "tokenizer.json")).encode("<tool_call>\n", add_special_tokens=False)
-    raw = client.completions.create(model="lab-model", prompt=[*prompt, *opening.ids], temperature=0, max_tokens=24)
-    said = parse_tool_calls(f"<tool_call>\n{raw.choices[0].text}")
-    answer = ask(client, tools=TOOLS, tool_choice="required")
-    assert answer.usage.prompt_tokens == len(prompt) + len(opening.ids)
-    message = answer.choices[0].message
-    assert [call.function.name for call in message.tool_calls or []] == [call.name for call in said.calls]
-    if not said.calls:
-        assert message.content == raw.choices[0].text
-    chunks = list(ask(client, tools=TOOLS, tool_choice="required", stream=True))
-    assert joined(chunks) == (message.content or "")
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_json_schema_holds_the_answer(client: openai.OpenAI, stream: bool) -> None:
+    given = {"type": "json_schema", "json_schema": {"name": "code", "schema": LOOKUP, "strict": True}}
+    answer = ask(client, response_format=given, stream=stream, max_tokens=200, temperature=1.0, seed=1)
+    text = joined(list(answer)) if stream else answer.choices[0].message.content
+    Draft202012Validator(LOOKUP).validate(json.loads(text))
+
+
+def test_a_strict_tool_leaves_text_free(client: openai.OpenAI) -> None:
+    strict: Any = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}]
+    free = ask(client, tools=TOOLS, extra_body={"ignore_eos": True}).choices[0]
+    guided = ask(client, tools=strict, extra_body={"ignore_eos": True}).choices[0]
+    assert guided.finish_reason == "length"
+    assert bool(guided.message.content) == bool(free.message.content)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_are_the_engines(client: openai.OpenAI, tiny_engine: Path, stream: bool) -> None:
+    runtime = engines.load(tiny_engine)
+    runtime.submit("a", [5, 6, 7], SamplingParams(max_tokens=8, ignore_eos=True, logprobs=True))
+    outputs = [output for _ in range(20) for output in (runtime.step() if runtime.has_work() else ())]
+    runtime.close()
+    expected = [value for output in outputs for value in output.logprobs]
+    answer: Any = client.completions.create(
+        model="lab-model",
+        prompt=[5, 6, 7],
+        max_tokens=8,
+        temperature=0,
+        logprobs=0,
+        stream=stream,
+        extra_body={"ignore_eos": True},
+    )
+    choices = [chunk.choices[0] for chunk in answer if chunk.choices] if stream else answer.choices
+    parts = [choice.logprobs for choice in choices if choice.logprobs]
+    assert len(expected) == 8
+    assert [value for part in parts for value in part.token_logprobs] == pytest.approx(expected, abs=1e-3)
+    assert sum(len(part.tokens) for part in parts) == 8
 
 
 async def test_many_async_streams_at_once(gateway: GatewayProcess) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from throughline import engines
 from throughline.contracts.engine import EngineRuntime, GuidedDecodingParams, SamplingParams
-from throughline.contracts.guided import tool_call_guide
+from throughline.contracts.guided import tool_call_guide, tool_calls_guide
 from throughline.contracts.tool_calls import parse_tool_calls
 
 pytestmark = pytest.mark.integration
@@ -93,6 +93,25 @@ def test_a_tool_call_is_in_the_wire_form_and_satisfies_its_schema(runtime: Engin
     start = '<tool_call>\n{"name": "open_ticket", "arguments": ' + json.dumps(flat, ensure_ascii=False)[:-1]
     assert found["call"].startswith(start + ', "users": [')
     assert found["call"].endswith("}}\n</tool_call>")
+
+
+def test_calls_within_text_follow_their_schemas(runtime: EngineRuntime) -> None:
+    """A random model calls nothing by itself, so one guide asks for a call at once; the other leaves it free."""
+    from jsonschema import Draft202012Validator
+
+    strict = [{"type": "function", "function": {**tool["function"], "strict": True}} for tool in TOOLS]
+    tag = json.loads(tool_calls_guide(strict).structural_tag or "")
+    called = {**tag, "format": {**tag["format"], "at_least_one": True, "stop_after_first": True}}
+    found = texts(
+        runtime,
+        free=SamplingParams(max_tokens=30, ignore_eos=True),
+        guided=SamplingParams(max_tokens=30, ignore_eos=True, guided_decoding=tool_calls_guide(strict)),
+        call=guided(300, structural_tag=json.dumps(called)),
+    )
+    assert found["guided"] and not found["guided"].startswith("<tool_call>")
+    single = parse_tool_calls(found["call"]).single
+    assert single is not None and single.arguments is not None
+    Draft202012Validator(SCHEMA).validate(single.arguments)
 
 
 def test_each_kind_of_guide_is_obeyed(runtime: EngineRuntime) -> None:

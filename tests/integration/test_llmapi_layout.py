@@ -56,6 +56,19 @@ def test_both_contracts_give_the_same_answer(client: TritonClient, inputs: dict[
     assert len(one) > 1 or not stream
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_and_their_sum(client: TritonClient, stream: bool) -> None:
+    asked = {"text_input": TEXT, "stream": stream, "max_tokens": 6, "ignore_eos": True, "return_log_probs": True}
+    tokens = list(client.stream("bls", asked))
+    values = [value for item in tokens for value in item.log_probs]
+    assert len(values) == 6 == sum(len(item.token_ids) for item in tokens)
+    assert tokens[-1].cum_log_prob == pytest.approx(sum(values), abs=1e-4)
+    other = {"text_input": TEXT, "streaming": stream, "sampling_param_max_tokens": 6}
+    *_, last = client.stream("llmapi", {**other, "return_cumulative_logprob": True})
+    assert last.cum_log_prob == pytest.approx(sum(values), abs=1e-4)
+    assert all(item.cum_log_prob is None for item in client.stream("llmapi", other))
+
+
 def test_the_prompt_comes_back_unless_it_is_declined(client: TritonClient) -> None:
     """The default of the llmapi model is the other way round."""
     [whole] = client.stream("llmapi", {"text_input": TEXT, "sampling_param_max_tokens": 4})
@@ -69,7 +82,6 @@ def test_the_prompt_comes_back_unless_it_is_declined(client: TritonClient) -> No
     ("inputs", "seen"),
     [
         ({"sampling_param_best_of": 2}, "sampling_param_best_of"),
-        ({"return_cumulative_logprob": True}, "return_cumulative_logprob"),
         ({"sampling_param_temperature": -1.0}, "temperature"),
     ],
 )

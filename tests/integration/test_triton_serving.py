@@ -196,6 +196,13 @@ def test_stop_words_and_sampling_reach_the_engine(client: TritonClient) -> None:
     assert client.generate("lab", hot).text != whole
 
 
+def test_a_guide_holds_the_answer(client: TritonClient) -> None:
+    asked = {"text_input": TEXT, "max_tokens": 100, "guided_decoding_guide_type": "regex"}
+    answer = client.generate("lab", {**asked, "guided_decoding_guide": "(yes|no), [0-9]{3}"})
+    assert re.fullmatch("(yes|no), [0-9]{3}", answer.text)
+    assert answer.finish_reason == "stop"
+
+
 def test_many_streams_at_once_each_get_their_own_answer(
     triton_server: RunningTriton, expected: Callable[[str, int], tuple[list[int], str, int]]
 ) -> None:
@@ -243,7 +250,10 @@ def test_a_cancelled_stream_frees_the_request(client: TritonClient, triton_serve
         ({"input_ids": [-1]}, "not negative"),
         ({"text_input": TEXT, "top_p": 0.0}, "top_p"),
         ({"text_input": TEXT, "temperature": float("nan")}, "temperature"),
-        ({"text_input": TEXT, "return_log_probs": True}, "return_log_probs"),
+        (
+            {"text_input": TEXT, "guided_decoding_guide_type": "regex", "guided_decoding_guide": "("},
+            "guided decoding cannot be compiled",
+        ),
     ],
 )
 def test_bad_inputs_are_answered_and_the_next_request_works(

@@ -1,4 +1,4 @@
-"""The grammar of an answer that is one tool call, as xgrammar's structural tag."""
+"""The grammar of an answer that is one tool call, or text with calls in it, as xgrammar's structural tag."""
 
 from __future__ import annotations
 
@@ -27,6 +27,25 @@ def tool_call_guide(tools: Sequence[Mapping[str, Any]]) -> GuidedDecodingParams 
     calls = [{"type": "sequence", "elements": list(_merged(_call(tool["function"])))} for tool in tools]
     choice = calls[0] if len(calls) == 1 else {"type": "or", "elements": calls}
     return GuidedDecodingParams(structural_tag=json.dumps({"type": "structural_tag", "format": choice}))
+
+
+def tool_calls_guide(tools: Sequence[Mapping[str, Any]]) -> GuidedDecodingParams:
+    """Returns the guide to text in which every `<tool_call>` is a call of a tool, in the form of `tool_call_guide`.
+
+    A tool without `strict` in its function has any JSON object as arguments.
+
+    Args:
+        tools: At least one OpenAI-style tool with a name and a sound schema.
+    """
+    tags = []
+    for tool in tools:
+        function = tool["function"]
+        given = function if function.get("strict") else {"name": function["name"]}
+        begin, *content, end = _merged(_call(given))
+        inner = content[0] if len(content) == 1 else {"type": "sequence", "elements": content}
+        tags.append({"begin": begin["value"], "content": inner, "end": end["value"]})
+    free = {"type": "triggered_tags", "triggers": [START], "tags": tags}
+    return GuidedDecodingParams(structural_tag=json.dumps({"type": "structural_tag", "format": free}))
 
 
 def _call(function: Mapping[str, Any]) -> Iterator[Element]:

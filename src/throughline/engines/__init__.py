@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from throughline.engines.base import build, builder, load, verify
 from throughline.engines.detokenizer import Detokenizer
-from throughline.engines.vocabulary import Vocabulary
+from throughline.vocabulary import Vocabulary
 
 __all__ = ["Detokenizer", "Vocabulary", "build", "builder", "load", "verify"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Sequence
 
-from throughline.engines.vocabulary import Vocabulary
+from throughline.vocabulary import Vocabulary
 
 
 class Detokenizer:

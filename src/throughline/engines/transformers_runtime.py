@@ -12,7 +12,7 @@ from throughline.contracts.engine import EngineStats, FinishReason, SamplingPara
 from throughline.contracts.errors import EngineError
 from throughline.engines.cpu.model_config import eos_token_ids
 from throughline.engines.detokenizer import Detokenizer
-from throughline.engines.vocabulary import Vocabulary
+from throughline.vocabulary import Vocabulary
 
 _GREEDY_ALONE = SamplingParams()
 

@@ -9,6 +9,7 @@ from throughline.gateway.admission import Admission
 from throughline.gateway.errors import ApiError, server_error, timed_out
 from throughline.gateway.http import Exchange, Headers
 from throughline.gateway.jobs import Job
+from throughline.gateway.logprobs import ScoredToken
 from throughline.gateway.sse import DONE, error_event
 from throughline.gateway.toolcalls import Piece
 from throughline.gateway.upstream import ClientGoneError, TokenStream, infer_request
@@ -96,7 +97,10 @@ async def _stream(exchange: Exchange, job: Job, tokens: TokenStream) -> str:
     body = frames.first()
     while True:
         text = tokens.text
-        body += frames.text(text) if parser is None else frames.pieces(parser.feed(text))
+        if job.params.logprobs:
+            body += _scored_events(job, tokens)
+        else:
+            body += frames.text(text) if parser is None else frames.pieces(parser.feed(text))
         if tokens.finish_reason:
             break
         if body:
@@ -121,17 +125,42 @@ async def _stream(exchange: Exchange, job: Job, tokens: TokenStream) -> str:
     return reason
 
 
+def _scored_events(job: Job, tokens: TokenStream) -> bytes:
+    """Text with its tokens; where calls are looked for, which text a token became is not known any more."""
+    scored = _scored(job, tokens)
+    if job.parser is None:
+        return job.frames.scored(tokens.text, scored)
+    return job.frames.pieces(job.parser.feed(tokens.text)) + job.frames.scored("", scored)
+
+
+def _scored(job: Job, tokens: TokenStream) -> list[ScoredToken]:
+    scorer = job.model.facts.scorer
+    if scorer is None or not job.params.logprobs:
+        return []
+    if tokens.log_probs is None or len(tokens.log_probs) != len(tokens.token_ids):
+        raise server_error(
+            "The engine's answer lacks the log-probabilities that it was asked for.",
+            code="upstream_protocol",
+            status=502,
+        )
+    return scorer.scored(tokens.token_ids, tokens.log_probs, tokens.finish_reason)
+
+
 async def _whole(exchange: Exchange, job: Job, tokens: TokenStream) -> str:
     texts = [tokens.text]
+    scored = _scored(job, tokens)
     while not tokens.finish_reason:
         await tokens.read()
         texts.append(tokens.text)
+        scored += _scored(job, tokens)
     job.model.metrics.generation_tokens += tokens.completion_tokens
     text = "".join(texts)
     parser = job.parser
     pieces = [Piece(content=text)] if parser is None else parser.feed(text) + parser.flush()
     reason = _reason(job, tokens)
-    body = job.frames.whole(pieces, reason, tokens.prompt_tokens, tokens.completion_tokens)
+    body = job.frames.whole(
+        pieces, reason, tokens.prompt_tokens, tokens.completion_tokens, scored if job.params.logprobs else None
+    )
     await exchange.answer(200, body)
     return reason
 

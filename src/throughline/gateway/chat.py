@@ -118,8 +118,7 @@ class PromptEncoder:
         max_seq_len: Its context in tokens; texts that cannot fit it are refused before they are tokenised.
 
     Attributes:
-        call_opening: What the template writes before a call's JSON, `<tool_call>` and often a newline; empty if
-            it writes calls in another form, or none.
+        writes_calls: Whether the template writes calls as JSON in `<tool_call>`, and not in another form or not at all.
 
     Raises:
         GatewayError: If the folder has no tokenizer.
@@ -135,7 +134,7 @@ class PromptEncoder:
         source = _template_source(engine_dir, config)
         self.template = None if source is None else ChatTemplate(source, _special_tokens(engine_dir, config))
         added = self._tokenizer.get_added_tokens_decoder().values()
-        self.call_opening = "" if self.template is None else _call_opening(self.template)
+        self.writes_calls = self.template is not None and _writes_calls(self.template)
         # Some families do not flag their tool-call tags as special, though templates write them.
         self._guard = LiteralGuard(
             token.content for token in added if token.special or token.content in _TOOL_CALL_TAGS
@@ -145,8 +144,6 @@ class PromptEncoder:
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None,
-        *,
-        opening: str = "",
     ) -> list[int]:
         """Token ids of a chat up to where the assistant speaks, equal to transformers' for ordinary text.
 
@@ -155,7 +152,6 @@ class PromptEncoder:
         Args:
             messages: Chat messages as the template reads them.
             tools: Tools as the template reads them.
-            opening: What the assistant's answer starts with.
 
         Raises:
             ApiError: 400 when there is no template, it refuses the messages, or a text has no UTF-8 form.
@@ -168,7 +164,7 @@ class PromptEncoder:
             )
         self._check_size(sum(len(message.get("content") or "") for message in messages), "messages")
         mark = self._guard.mark
-        parts = self._guard.cut(self.template.render(mark(messages), mark(tools)) + opening)
+        parts = self._guard.cut(self.template.render(mark(messages), mark(tools)))
         self._check_size(sum(map(len, parts)), "messages")
         return await self._encode(parts, add_special_tokens=False)
 
@@ -214,14 +210,13 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _call_opening(template: ChatTemplate) -> str:
+def _writes_calls(template: ChatTemplate) -> bool:
     call = {"type": "function", "function": {"name": "probe", "arguments": {}}}
     try:
         text = template.render([{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}])
     except ApiError:
-        return ""
-    found = re.search(rf'{TOOL_CALL_START}\s*(?={{"name": "probe")', text)
-    return found[0] if found else ""
+        return False
+    return re.search(rf'{TOOL_CALL_START}\s*{{"name": "probe"', text) is not None
 
 
 def _raise_exception(message: str) -> None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from throughline.contracts.engine import ENGINE_FILE, EngineInfo
-from throughline.contracts.errors import GatewayError
+from throughline.contracts.errors import EngineError, GatewayError
+from throughline.gateway.logprobs import TokenScorer
+from throughline.vocabulary import Vocabulary
 
 _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "repetition_penalty")
 
@@ -25,6 +27,7 @@ class EngineFacts:
         vocab_size: Token ids are below it.
         created: Unix seconds of `engine.json`.
         sampling_defaults: The checkpoint's own values for requests that name none.
+        scorer: Gives log-probabilities their tokens' bytes; None where its tokenizer has no form that says them.
     """
 
     name: str
@@ -34,6 +37,7 @@ class EngineFacts:
     vocab_size: int
     created: int
     sampling_defaults: Mapping[str, float]
+    scorer: TokenScorer | None
 
 
 def load_facts(engine_dir: Path) -> EngineFacts:
@@ -53,7 +57,16 @@ def load_facts(engine_dir: Path) -> EngineFacts:
         vocab_size=info.vocab_size,
         created=int((engine_dir / ENGINE_FILE).stat().st_mtime),
         sampling_defaults=_sampling_defaults(engine_dir / "generation_config.json"),
+        scorer=_scorer(engine_dir / "tokenizer.json", info),
     )
+
+
+def _scorer(path: Path, info: EngineInfo) -> TokenScorer | None:
+    try:
+        return TokenScorer(Vocabulary.from_tokenizer(path), frozenset(info.eos_token_ids))
+    except EngineError:
+        # Not every engine's tokenizer has this form; that there is one at all is the prompt encoder's affair.
+        return None
 
 
 def _sampling_defaults(path: Path) -> dict[str, float]:

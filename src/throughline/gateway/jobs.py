@@ -42,10 +42,8 @@ async def chat_job(exchange: Exchange, request: ChatRequest, models: ServedModel
     """Reads a chat completion; raises `ApiError` naming the field at fault."""
     model = _model(exchange, request, models)
     use = tool_use(request, model.encoder)
-    prompt = await model.encoder.chat(
-        template_messages(request.messages), use.tools, opening=model.encoder.call_opening if use.forced else ""
-    )
-    params = sampling(request, model.facts, prompt_tokens=len(prompt))
+    prompt = await model.encoder.chat(template_messages(request.messages), use.tools)
+    params = sampling(request, model.facts, prompt_tokens=len(prompt), guide=use.guide)
     stream, usage = _streaming(request)
     frames = ChatFrames(
         f"chatcmpl-{os.urandom(12).hex()}",
@@ -54,7 +52,7 @@ async def chat_job(exchange: Exchange, request: ChatRequest, models: ServedModel
         model.fingerprint,
         include_usage=usage,
     )
-    parser = ToolCallParser(inside=use.forced) if use.parse else None
+    parser = ToolCallParser() if use.parse else None
     return Job(model, prompt, params, stream, usage, frames, parser)
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import orjson
 
-from throughline.contracts.engine import SamplingParams
+from throughline.contracts.engine import GuidedDecodingParams, SamplingParams
+from throughline.contracts.guided import tool_call_guide, tool_calls_guide
 from throughline.gateway.chat import TOOL_CALL_START, PromptEncoder
 from throughline.gateway.errors import bad_request, context_exceeded, unsupported
 from throughline.gateway.facts import EngineFacts
+from throughline.gateway.guides import format_guide, is_strict
 from throughline.gateway.schemas import ChatRequest, CompletionRequest, GenerationFields, Message
 
 COMPLETION_DEFAULT_MAX_TOKENS = 16
@@ -22,25 +24,25 @@ _UINT64 = 2**64 - 1
 
 @dataclass(frozen=True)
 class ToolUse:
-    """Which tools the template sees and how the answer starts.
+    """Which tools the template sees and what the answer has to be.
 
     Attributes:
         tools: Tools for the template, None for none.
         parse: Whether `<tool_call>` blocks of the answer become tool calls.
-        forced: Whether the prompt ends with the opening tag, so that the answer is a call.
+        guide: What a call has to look like; None where calls are the model's own affair.
     """
 
     tools: Sequence[dict[str, Any]] | None
     parse: bool
-    forced: bool
+    guide: GuidedDecodingParams | None = None
 
 
 def tool_use(request: ChatRequest, encoder: PromptEncoder) -> ToolUse:
     """Reads `tools` and `tool_choice`.
 
-    `required` and a named function put the opening tag at the end of the prompt; a named function also
-    hides the other tools. Without tools, or with `none`, `<tool_call>` blocks stay content. The arguments
-    are the model's own: nothing constrains them to the schema.
+    `required` and a named function make the answer one call, whose arguments follow the tool's schema; a named
+    function also hides the other tools. With `auto`, a tool that is `strict` has its schema followed wherever the
+    model calls it. Without tools, or with `none`, `<tool_call>` blocks stay content.
 
     Raises:
         ApiError: 400 naming the field.
@@ -50,9 +52,13 @@ def tool_use(request: ChatRequest, encoder: PromptEncoder) -> ToolUse:
         _check_tool(tool, f"tools[{index}]")
     choice = request.tool_choice
     if choice in (None, "auto"):
-        return ToolUse(tools, parse=tools is not None, forced=False)
+        strict = tools is not None and is_strict(tools)
+        if tools is None or not strict:
+            return ToolUse(tools, parse=tools is not None)
+        _check_calls("tools", encoder)
+        return ToolUse(tools, parse=True, guide=tool_calls_guide(tools))
     if choice == "none":
-        return ToolUse(None, parse=False, forced=False)
+        return ToolUse(None, parse=False)
     if tools is None:
         raise bad_request("'tool_choice' needs 'tools'.", param="tool_choice", code="invalid_value")
     if isinstance(choice, dict):
@@ -60,9 +66,13 @@ def tool_use(request: ChatRequest, encoder: PromptEncoder) -> ToolUse:
     elif choice != "required":
         message = f"'tool_choice' is none, auto, required or a function, seen: {choice!r}."
         raise bad_request(message, param="tool_choice", code="invalid_value")
-    if not encoder.call_opening:
-        raise unsupported("tool_choice", f"this model's chat template writes no {TOOL_CALL_START} to force a call with")
-    return ToolUse(tools, parse=True, forced=True)
+    _check_calls("tool_choice", encoder)
+    return ToolUse(tools, parse=True, guide=tool_call_guide(tools))
+
+
+def _check_calls(param: str, encoder: PromptEncoder) -> None:
+    if not encoder.writes_calls:
+        raise unsupported(param, f"this model's chat template writes no {TOOL_CALL_START} to force a call with")
 
 
 def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -95,13 +105,24 @@ async def token_prompt(prompt: str | list[Any], encoder: PromptEncoder, vocab_si
     return ids
 
 
-def sampling(request: GenerationFields, facts: EngineFacts, *, prompt_tokens: int) -> SamplingParams:
+def sampling(
+    request: GenerationFields, facts: EngineFacts, *, prompt_tokens: int, guide: GuidedDecodingParams | None = None
+) -> SamplingParams:
     """Sampling parameters, with the checkpoint's own defaults and the context length checked.
+
+    Args:
+        request: The request.
+        facts: Its engine.
+        prompt_tokens: Tokens of its prompt.
+        guide: What its tools ask for.
 
     Raises:
         ApiError: 400 naming the field; `context_length_exceeded` carries the numbers.
     """
     _refuse_unsupported(request)
+    wanted = format_guide(request.response_format)
+    if wanted is not None and isinstance(request, ChatRequest) and request.tools and request.tool_choice != "none":
+        raise unsupported("response_format", "not beside 'tools': an answer follows one of the two")
     max_tokens = _max_tokens(request, facts, prompt_tokens)
     if request.min_tokens > max_tokens:
         message = f"'min_tokens' ({request.min_tokens}) is larger than the output limit ({max_tokens})."
@@ -123,7 +144,28 @@ def sampling(request: GenerationFields, facts: EngineFacts, *, prompt_tokens: in
         repetition_penalty=defaults.get("repetition_penalty", 1.0) if repetition is None else repetition,
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
+        logprobs=_wants_logprobs(request, facts),
+        guided_decoding=guide or wanted,
     )
+
+
+def _wants_logprobs(request: GenerationFields, facts: EngineFacts) -> bool:
+    """Whether the tokens' log-probabilities go into the answer; alternatives are refused, the engine has none."""
+    if isinstance(request, CompletionRequest):
+        wanted, param, others = request.logprobs is not None, "logprobs", request.logprobs or 0
+    elif isinstance(request, ChatRequest):
+        wanted, param, others = bool(request.logprobs), "top_logprobs", request.top_logprobs or 0
+        if request.top_logprobs is not None and not wanted:
+            raise bad_request("'top_logprobs' needs 'logprobs': true.", param=param, code="invalid_value")
+    else:
+        return False
+    if others:
+        raise unsupported(
+            param, f"{facts.name} gives the chosen token's log-probability and no alternatives, seen: {others}; send 0"
+        )
+    if wanted and facts.scorer is None:
+        raise unsupported("logprobs", f"the tokenizer of {facts.name} does not say which bytes a token is")
+    return wanted
 
 
 def _max_tokens(request: GenerationFields, facts: EngineFacts, prompt_tokens: int) -> int:
@@ -168,13 +210,8 @@ def _refuse_unsupported(request: GenerationFields) -> None:
 
 
 def _refuse_unsupported_chat(request: ChatRequest) -> None:
-    if request.logprobs or request.top_logprobs:
-        raise unsupported("logprobs", "the engine returns no log probabilities")
-    if request.parallel_tool_calls is False:
-        raise unsupported("parallel_tool_calls", "the engine cannot limit the number of calls; leave it out")
-    kind = (request.response_format or {}).get("type", "text")
-    if kind != "text":
-        raise unsupported("response_format", f"the engine has no guided decoding for {kind!r}; 'text' works")
+    if request.parallel_tool_calls is False and request.tool_choice in (None, "auto") and request.tools:
+        raise unsupported("parallel_tool_calls", "only a forced call is known to be alone; leave it out")
 
 
 def _refuse_unsupported_completion(request: CompletionRequest) -> None:
@@ -184,8 +221,6 @@ def _refuse_unsupported_completion(request: CompletionRequest) -> None:
         raise unsupported("suffix", "the engine does not fill in the middle")
     if request.best_of not in (None, 1):
         raise unsupported("best_of", "the engine makes one candidate")
-    if request.logprobs is not None:
-        raise unsupported("logprobs", "the engine returns no log probabilities")
 
 
 def _check_token_id(value: Any, index: int, vocab_size: int) -> None:

@@ -62,7 +62,7 @@ class Message(Struct, kw_only=True):
 class GenerationFields(Struct, kw_only=True):
     """What chat and text completions share.
 
-    The fields after `min_tokens` are OpenAI's but not this engine's; `params.py` says why, by name.
+    The fields after `response_format` are OpenAI's but not this engine's; `params.py` says why, by name.
     """
 
     model: str
@@ -82,6 +82,8 @@ class GenerationFields(Struct, kw_only=True):
     repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
     ignore_eos: bool = False
     min_tokens: _Count = 0
+    # With TensorRT-LLM's further types.
+    response_format: dict[str, Any] | None = None
     n: _Count | None = None
     logit_bias: dict[str, float] | None = None
     service_tier: str | None = None
@@ -96,9 +98,8 @@ class ChatRequest(GenerationFields, kw_only=True):
     tools: Annotated[list[dict[str, Any]], Meta(max_length=128)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    response_format: dict[str, Any] | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
@@ -110,7 +111,7 @@ class CompletionRequest(GenerationFields, kw_only=True):
     echo: bool | None = None
     suffix: str | None = None
     best_of: _Count | None = None
-    logprobs: int | None = None
+    logprobs: _Count | None = None
 
 
 class _StrictChatRequest(ChatRequest, forbid_unknown_fields=True):

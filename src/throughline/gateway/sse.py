@@ -7,10 +7,12 @@ from typing import Any
 
 import orjson
 
+from throughline.gateway.logprobs import ScoredToken, chat_logprobs, text_logprobs
 from throughline.gateway.toolcalls import Piece
 
 DONE = b"data: [DONE]\n\n"
 CALL_ID_PREFIX = "call_"
+_UNFINISHED = b',"finish_reason":null}]'
 
 
 def error_event(body: bytes) -> bytes:
@@ -45,7 +47,8 @@ class ChatFrames:
         self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
         usage = b',"usage":null' if include_usage else b""
         self._delta_head = self._head + b'{"index":0,"delta":{'
-        self._delta_tail = b'},"logprobs":null,"finish_reason":null}]' + usage + b"}\n\n"
+        self._delta_tail = b'},"logprobs":null' + _UNFINISHED + usage + b"}\n\n"
+        self._scored_tail = _UNFINISHED + usage + b"}\n\n"
         self._content_head = self._delta_head + b'"content":'
         self._finish_tail = b"}]" + usage + b"}\n\n"
 
@@ -56,6 +59,13 @@ class ChatFrames:
     def text(self, text: str) -> bytes:
         """A chunk of content; empty text has no chunk."""
         return self._content_head + orjson.dumps(text) + self._delta_tail if text else b""
+
+    def scored(self, text: str, tokens: Sequence[ScoredToken]) -> bytes:
+        """A chunk of content with its tokens' log-probabilities; tokens without text have one too."""
+        if not tokens:
+            return self.text(text)
+        logprobs = orjson.dumps(chat_logprobs(tokens))
+        return self._content_head + orjson.dumps(text) + b'},"logprobs":' + logprobs + self._scored_tail
 
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         """Chunks of content and tool calls."""
@@ -71,10 +81,20 @@ class ChatFrames:
         usage = orjson.dumps(usage_dict(prompt_tokens, completion_tokens))
         return self._head + b'],"usage":' + usage + b"}\n\n"
 
-    def whole(self, pieces: Sequence[Piece], reason: str, prompt_tokens: int, completion_tokens: int) -> bytes:
-        """The body of an answer that does not stream."""
-        message = chat_message(pieces, self._answer_id)
-        return _whole(self._whole, {"message": message}, reason, prompt_tokens, completion_tokens)
+    def whole(
+        self,
+        pieces: Sequence[Piece],
+        reason: str,
+        prompt_tokens: int,
+        completion_tokens: int,
+        tokens: Sequence[ScoredToken] | None = None,
+    ) -> bytes:
+        """The body of an answer that does not stream; `tokens` for log-probabilities."""
+        output = {
+            "message": chat_message(pieces, self._answer_id),
+            "logprobs": None if tokens is None else chat_logprobs(tokens),
+        }
+        return _whole(self._whole, output, reason, prompt_tokens, completion_tokens)
 
     def _call(self, piece: Piece) -> bytes:
         function: dict[str, Any] = {"arguments": piece.arguments}
@@ -95,7 +115,8 @@ class TextFrames:
         self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
         self._usage = b',"usage":null' if include_usage else b""
         self._text_head = self._head + b'{"index":0,"text":'
-        self._text_tail = b',"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
+        self._text_tail = b',"logprobs":null' + _UNFINISHED + self._usage + b"}\n\n"
+        self._characters = 0
 
     def first(self) -> bytes:
         """Text completions have no role."""
@@ -104,6 +125,15 @@ class TextFrames:
     def text(self, text: str) -> bytes:
         """A chunk of text; empty text has no chunk."""
         return self._text_head + orjson.dumps(text) + self._text_tail if text else b""
+
+    def scored(self, text: str, tokens: Sequence[ScoredToken]) -> bytes:
+        """A chunk of text with its tokens' log-probabilities; tokens without text have one too."""
+        if not tokens:
+            return self.text(text)
+        logprobs = orjson.dumps(text_logprobs(tokens, self._characters))
+        self._characters += len(text)
+        tail = _UNFINISHED + self._usage + b"}\n\n"
+        return self._text_head + orjson.dumps(text) + b',"logprobs":' + logprobs + tail
 
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         """Text completions have no tool calls."""
@@ -119,10 +149,20 @@ class TextFrames:
         usage = orjson.dumps(usage_dict(prompt_tokens, completion_tokens))
         return self._head + b'],"usage":' + usage + b"}\n\n"
 
-    def whole(self, pieces: Sequence[Piece], reason: str, prompt_tokens: int, completion_tokens: int) -> bytes:
-        """The body of an answer that does not stream."""
-        text = "".join(piece.content for piece in pieces)
-        return _whole(self._whole, {"text": text}, reason, prompt_tokens, completion_tokens)
+    def whole(
+        self,
+        pieces: Sequence[Piece],
+        reason: str,
+        prompt_tokens: int,
+        completion_tokens: int,
+        tokens: Sequence[ScoredToken] | None = None,
+    ) -> bytes:
+        """The body of an answer that does not stream; `tokens` for log-probabilities."""
+        output = {
+            "text": "".join(piece.content for piece in pieces),
+            "logprobs": None if tokens is None else text_logprobs(tokens, 0),
+        }
+        return _whole(self._whole, output, reason, prompt_tokens, completion_tokens)
 
 
 def call_id(answer_id: str, index: int) -> str:
@@ -161,6 +201,6 @@ def _head(kind: str, answer_id: str, created: int, model: str, fingerprint: str)
 def _whole(
     head: dict[str, Any], output: dict[str, Any], reason: str, prompt_tokens: int, completion_tokens: int
 ) -> bytes:
-    choice = {"index": 0, **output, "logprobs": None, "finish_reason": reason}
+    choice = {"index": 0, **output, "finish_reason": reason}
     usage = usage_dict(prompt_tokens, completion_tokens)
     return orjson.dumps({**head, "choices": [choice], "usage": usage})

@@ -96,20 +96,13 @@ class ToolCallParser:
     A block that is no call (no name, no JSON object) stays content, tags included. The newline that chat templates
     write before a call belongs to the call. A call that is not closed ends where the next one is opened, or where text
     follows that is no part of it.
-
-    Args:
-        inside: Start inside a block, because the prompt ended with the opening tag.
     """
 
-    inside: bool = False
     calls: int = 0
-    _state: _State = field(init=False)
+    _state: _State = _State.CONTENT
     _held: str = ""
     _newline: str = ""
     _object: _Object = field(default_factory=_Object)
-
-    def __post_init__(self) -> None:
-        self._state = _State.HEADER if self.inside else _State.CONTENT
 
     def feed(self, text: str) -> list[Piece]:
         """Returns the pieces that `text` completes."""
@@ -125,8 +118,7 @@ class ToolCallParser:
         if self._state is _State.CONTENT:
             return [Piece(content=held)] if held else []
         if self._state is _State.HEADER:
-            text = self._opened() + held
-            return [Piece(content=text)] if text else []
+            return [Piece(content=self._newline + START + held)]
         if self._state is _State.ARGUMENTS and held:
             return [Piece(index=self.calls - 1, arguments=held)]
         if self._state in (_State.TAIL, _State.CLOSED) and held.strip():
@@ -184,12 +176,9 @@ class ToolCallParser:
             return False
         end, tag = min(found)
         after = end + len(tag)
-        text = self._opened() + self._held[: end if tag == START else after]
-        if text:
-            pieces.append(Piece(content=text))
+        pieces.append(Piece(content=self._newline + START + self._held[: end if tag == START else after]))
         self._held = self._held[after:]
         self._newline = ""
-        self.inside = False
         self._state = _State.HEADER if tag == START else _State.CONTENT
         return True
 
@@ -240,10 +229,6 @@ class ToolCallParser:
     def _begin(self, pieces: list[Piece], name: str) -> None:
         self.calls += 1
         pieces.append(Piece(index=self.calls - 1, name=name))
-
-    def _opened(self) -> str:
-        """What stood before the block in hand: its opening tag, unless that was in the prompt."""
-        return "" if self.inside and self.calls == 0 else self._newline + START
 
     def _cut(self, tag: str, hold: str = "") -> tuple[str, bool, str]:
         """Splits the held text at `tag`; without one, all but a possible beginning of it or of `hold` is let go."""

@@ -8,9 +8,9 @@ import struct
 import time
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from throughline.contracts.engine import SamplingParams
+from throughline.contracts.engine import GuidedDecodingParams, SamplingParams
 from throughline.contracts.gateway import GatewayTimeouts
 from throughline.gateway.errors import ApiError, bad_request, server_error, timed_out, unavailable
 
@@ -44,6 +44,8 @@ class TokenStream:
         finish_reason: Empty until the last message.
         prompt_tokens: Tokens of the prompt, once known.
         completion_tokens: Tokens generated so far.
+        token_ids: New tokens, where log-probabilities were asked for.
+        log_probs: Natural log-probability of each of them; None if the engine sends none.
         read_at: `time.perf_counter()` of the last message.
         started: Whether a message has come.
         waiting_since: `time.perf_counter()` since when the engine owes a message, 0 while it does not.
@@ -58,10 +60,12 @@ class TokenStream:
         "_model",
         "completion_tokens",
         "finish_reason",
+        "log_probs",
         "prompt_tokens",
         "read_at",
         "started",
         "text",
+        "token_ids",
         "waiting_since",
     )
 
@@ -70,13 +74,15 @@ class TokenStream:
         self._eof = eof
         self._model = model
         self._heard = heard
-        self._layout: tuple[int, int, int, int, int] | None = None
+        self._layout: _Layout | None = None
         self._abort: Exception | None = None
         self.started = False
         self.text = ""
         self.finish_reason = ""
         self.prompt_tokens = 0
         self.completion_tokens = 0
+        self.token_ids: Sequence[int] = ()
+        self.log_probs: Sequence[float] | None = None
         self.read_at = 0.0
         self.waiting_since = time.perf_counter()
 
@@ -144,35 +150,52 @@ class TokenStream:
     def _take(self, response: Any) -> bool:
         raw = response.raw_output_contents
         layout = self._layout
-        if layout is None or len(raw) != layout[4]:
+        if layout is None or len(raw) != layout.outputs:
             if not raw:
                 return False  # the final flag alone
             layout = self._layout = _layout([output.name for output in response.outputs])
         self.started = True
         self.waiting_since = 0.0
         self.read_at = self._heard[self._model] = time.perf_counter()
-        self.text = str(raw[layout[0]][4:], "utf-8", "replace")
-        self.finish_reason = str(raw[layout[1]][4:], "ascii", "replace")
-        self.prompt_tokens = _INT32.unpack(raw[layout[2]])[0]
-        self.completion_tokens = _INT32.unpack(raw[layout[3]])[0]
+        self.text = str(raw[layout.text][4:], "utf-8", "replace")
+        self.finish_reason = str(raw[layout.finish_reason][4:], "ascii", "replace")
+        self.prompt_tokens = _INT32.unpack(raw[layout.prompt_tokens])[0]
+        self.completion_tokens = _INT32.unpack(raw[layout.completion_tokens])[0]
+        if layout.log_probs is not None:
+            self.token_ids = memoryview(raw[layout.token_ids]).cast("i")
+            self.log_probs = memoryview(raw[layout.log_probs]).cast("f")
         return True
 
 
 _INT32 = struct.Struct("<i")
-_OUTPUTS = ("text_output", "finish_reason", "prompt_tokens", "completion_tokens")
 
 
-def _layout(names: Sequence[str]) -> tuple[int, int, int, int, int]:
-    """Where the four outputs are; a model answers with the same outputs in the same order."""
+class _Layout(NamedTuple):
+    """Where the outputs are; a model answers a request with the same outputs in the same order."""
+
+    outputs: int
+    text: int
+    finish_reason: int
+    prompt_tokens: int
+    completion_tokens: int
+    token_ids: int
+    log_probs: int | None
+
+
+_OUTPUTS = ("text_output", "finish_reason", "prompt_tokens", "completion_tokens", "output_ids")
+
+
+def _layout(names: Sequence[str]) -> _Layout:
     try:
-        at = [names.index(name) for name in _OUTPUTS]
+        text, reason, prompt, completion, ids = (names.index(name) for name in _OUTPUTS)
     except ValueError:
         raise server_error(
             f"The engine's answer lacks an output: has {', '.join(names) or 'none'}.",
             code="upstream_protocol",
             status=502,
         ) from None
-    return at[0], at[1], at[2], at[3], len(names)
+    log_probs = names.index("output_log_probs") if "output_log_probs" in names else None
+    return _Layout(len(names), text, reason, prompt, completion, ids, log_probs)
 
 
 class TritonUpstream:
@@ -289,12 +312,17 @@ def infer_request(model: str, request_id: str, prompt: Sequence[int], params: Sa
     if params.seed is not None:
         add("seed", "UINT64", struct.pack("<Q", params.seed))
     if params.stop:
-        words = [word.encode() for word in params.stop]
-        add("stop_words", "BYTES", b"".join(struct.pack("<I", len(w)) + w for w in words), len(words))
+        add("stop_words", "BYTES", b"".join(map(_bytes, params.stop)), len(params.stop))
     if params.min_tokens:
         add("min_tokens", "INT32", struct.pack("<i", params.min_tokens))
     if params.ignore_eos:
         add("ignore_eos", "BOOL", b"\x01")
+    if params.logprobs:
+        add("return_log_probs", "BOOL", b"\x01")
+    if params.guided_decoding is not None:
+        kind, guide = _guide(params.guided_decoding)
+        add("guided_decoding_guide_type", "BYTES", _bytes(kind))
+        add("guided_decoding_guide", "BYTES", _bytes(guide))
     for name, value, neutral in (
         ("repetition_penalty", params.repetition_penalty, 1.0),
         ("presence_penalty", params.presence_penalty, 0.0),
@@ -303,6 +331,22 @@ def infer_request(model: str, request_id: str, prompt: Sequence[int], params: Sa
         if value != neutral:
             add(name, "FP32", struct.pack("<f", value))
     return request
+
+
+def _guide(guide: GuidedDecodingParams) -> tuple[str, str]:
+    """TensorRT-LLM's name of the guide's kind, and the guide."""
+    kinds = {
+        "json_schema": guide.json,
+        "regex": guide.regex,
+        "ebnf_grammar": guide.grammar,
+        "structural_tag": guide.structural_tag,
+    }
+    return next((kind, value) for kind, value in kinds.items() if value is not None)
+
+
+def _bytes(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<I", len(data)) + data
 
 
 def _rpc_error(error: Exception) -> Exception:

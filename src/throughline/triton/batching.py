@@ -232,7 +232,7 @@ class Scheduler:
             self._refuse(channel, "INVALID_ARG", str(error))
             return
         now = self._clock()
-        self._live[request_id] = _Live(channel, request.stream, Outbox(request.echo, now), now)
+        self._live[request_id] = _Live(channel, request.stream, Outbox(request.echo, now, request.params.logprobs), now)
         self._poll_order.append(request_id)
 
     def _refuse(self, channel: Channel, code: Code, text: str) -> None:

@@ -25,6 +25,8 @@ class Response:
         finish_reason: `stop` or `length` in the last response, else empty.
         prompt_tokens: Tokens of the prompt.
         completion_tokens: Tokens generated so far.
+        log_probs: Natural log-probability of each of `token_ids`, if they were asked for.
+        cum_log_prob: Their sum so far, or None.
     """
 
     text: str
@@ -32,6 +34,8 @@ class Response:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    log_probs: tuple[float, ...] = ()
+    cum_log_prob: float | None = None
 
 
 class InferenceError(DeployError):
@@ -186,12 +190,16 @@ def _response(message: Any) -> Response:
     def number(name: str) -> int:
         return int.from_bytes(raw.get(name, b"")[:4], "little", signed=True)
 
+    # The llmapi model's name, and the text contract's.
+    sums = np.frombuffer(raw.get("cumulative_logprob", raw.get("cum_log_probs", b"")), dtype="<f4")
     return Response(
         text=text("text_output"),
         token_ids=tuple(int(item) for item in np.frombuffer(raw.get("output_ids", b""), dtype="<i4")),
         finish_reason=text("finish_reason"),
         prompt_tokens=number("prompt_tokens"),
         completion_tokens=number("completion_tokens"),
+        log_probs=tuple(float(item) for item in np.frombuffer(raw.get("output_log_probs", b""), dtype="<f4")),
+        cum_log_prob=float(sums[0]) if sums.size else None,
     )
 
 

@@ -31,6 +31,7 @@ OUTPUTS: tuple[tuple[str, str, int], ...] = (
     ("text_output", "TYPE_STRING", -1),
     ("finish_reason", "TYPE_STRING", -1),
     ("stop_reason", "TYPE_STRING", -1),
+    ("cumulative_logprob", "TYPE_FP32", -1),
 )
 # Name there → name in the text contract.
 _NAMES = {
@@ -44,8 +45,13 @@ _NAMES = {
     "sampling_param_stop": "stop_words",
     "sampling_param_seed": "seed",
     "sampling_param_exclude_input_from_output": "exclude_input_in_output",
+    "return_cumulative_logprob": "return_log_probs",
 }
-_RETURNED = {"return_finish_reason": "finish_reason", "return_stop_reason": "stop_reason"}
+_RETURNED = {
+    "return_finish_reason": "finish_reason",
+    "return_stop_reason": "stop_reason",
+    "return_cumulative_logprob": "cumulative_logprob",
+}
 
 
 def to_text_contract(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
@@ -60,14 +66,14 @@ def to_text_contract(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], frozens
     Raises:
         RequestError: If it asks for what the engine model does not have.
     """
-    for name, neutral in (("sampling_param_best_of", 1), ("return_cumulative_logprob", False)):
-        if name in inputs and any(value != neutral for value in inputs[name].tolist()):
-            raise RequestError(
-                f"{name}: this engine does not have it",
-                where=name,
-                seen=shorten(inputs[name].tolist()),
-                fix=f"leave it at {str(neutral).lower()}",
-            )
+    name = "sampling_param_best_of"
+    if name in inputs and any(value != 1 for value in inputs[name].tolist()):
+        raise RequestError(
+            f"{name}: this engine does not have it",
+            where=name,
+            seen=shorten(inputs[name].tolist()),
+            fix="leave it at 1",
+        )
     found = {
         _NAMES.get(name, name): values for name, values in inputs.items() if name in _NAMES or name == "text_input"
     }

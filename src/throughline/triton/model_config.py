@@ -39,6 +39,8 @@ INPUTS: tuple[tuple[str, str, int], ...] = (
     ("ignore_eos", "TYPE_BOOL", 1),
     ("return_log_probs", "TYPE_BOOL", 1),
     ("exclude_input_in_output", "TYPE_BOOL", 1),
+    ("guided_decoding_guide_type", "TYPE_STRING", 1),
+    ("guided_decoding_guide", "TYPE_STRING", 1),
 )
 OUTPUTS: tuple[tuple[str, str, int], ...] = (
     ("text_output", "TYPE_STRING", 1),
@@ -46,6 +48,8 @@ OUTPUTS: tuple[tuple[str, str, int], ...] = (
     ("prompt_tokens", "TYPE_INT32", 1),
     ("completion_tokens", "TYPE_INT32", 1),
     ("output_ids", "TYPE_INT32", -1),
+    ("cum_log_probs", "TYPE_FP32", 1),
+    ("output_log_probs", "TYPE_FP32", -1),
 )
 
 # Fields that tritonclient's schema (2.73) has and the embedded server's (2.51) has not; found by

@@ -7,11 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from throughline.contracts.engine import SamplingParams
+from throughline.contracts.engine import GuidedDecodingParams, SamplingParams
 from throughline.contracts.errors import UserError
 from throughline.contracts.text import shorten
 
 MAX_STOP_WORDS = 64
+# TensorRT-LLM's names of guides (its executor's `GuideType`), and ours.
+_GUIDES = {
+    "json": "json",
+    "json_schema": "json",
+    "regex": "regex",
+    "ebnf_grammar": "grammar",
+    "structural_tag": "structural_tag",
+}
+_KINDS = ", ".join(_GUIDES)
 INT32_MAX = 2**31 - 1
 
 
@@ -119,14 +128,30 @@ def _params(inputs: Mapping[str, Any], defaults: RequestDefaults) -> SamplingPar
         repetition_penalty=_number(inputs, "repetition_penalty", 1.0, above=0.0),
         presence_penalty=_number(inputs, "presence_penalty", 0.0),
         frequency_penalty=_number(inputs, "frequency_penalty", 0.0),
+        logprobs=_flag(inputs, "return_log_probs", False),
+        guided_decoding=_guide(inputs),
     )
+
+
+def _guide(inputs: Mapping[str, Any]) -> GuidedDecodingParams | None:
+    kind, guide = (_text(inputs, f"guided_decoding_guide{part}") for part in ("_type", ""))
+    if not kind:
+        if guide:
+            raise _error("guided_decoding_guide_type", "no value beside guided_decoding_guide", f"send {_KINDS}")
+        return None
+    if kind not in _GUIDES:
+        raise _error("guided_decoding_guide_type", shorten(kind, 40), f"send {_KINDS}")
+    if kind == "json":
+        # TensorRT-LLM takes no guide here: any JSON object.
+        guide = guide or '{"type": "object"}'
+    if not guide:
+        raise _error("guided_decoding_guide", f"no value beside guided_decoding_guide_type '{kind}'", "send the guide")
+    return GuidedDecodingParams(**{_GUIDES[kind]: guide})
 
 
 def _refuse_unsupported(inputs: Mapping[str, Any]) -> None:
     if _words(inputs, "bad_words"):
         raise _error("bad_words", "words", "this engine cannot ban words: leave the input out")
-    if _flag(inputs, "return_log_probs", False):
-        raise _error("return_log_probs", True, "this engine returns no log probabilities: leave it at false")
 
 
 def _one(inputs: Mapping[str, Any], name: str) -> Any:
@@ -134,6 +159,10 @@ def _one(inputs: Mapping[str, Any], name: str) -> Any:
     if len(values) != 1:
         raise _error(name, f"{len(values)} values", "send exactly one value")
     return values[0]
+
+
+def _text(inputs: Mapping[str, Any], name: str) -> str:
+    return _string(name, _one(inputs, name)) if name in inputs else ""
 
 
 def _flag(inputs: Mapping[str, Any], name: str, default: bool) -> bool:

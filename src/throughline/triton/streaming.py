@@ -54,7 +54,8 @@ def tokens_per_message(policy: FlushPolicy, tokens_per_second: float) -> int:
 class Message:
     """What one response carries; see the outputs in `model_config`.
 
-    `finish_reason` is empty until the last message; the token counts are cumulative.
+    `finish_reason` is empty until the last message; the token counts and `cum_log_prob` are cumulative. `log_probs`
+    are those of `token_ids`; both are None and empty where nobody asked for them.
     """
 
     text: str
@@ -62,6 +63,8 @@ class Message:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    log_probs: tuple[float, ...] = ()
+    cum_log_prob: float | None = None
 
 
 @dataclass
@@ -70,8 +73,11 @@ class Outbox:
 
     echo: str
     now: float
+    wants_log_probs: bool = False
     _text: list[str] = field(default_factory=list)
     _ids: list[int] = field(default_factory=list)
+    _log_probs: list[float] = field(default_factory=list)
+    _cum_log_prob: float = 0.0
     _sent: bool = False
     _prompt_tokens: int = 0
     _completion_tokens: int = 0
@@ -80,6 +86,7 @@ class Outbox:
         """Takes one step's output."""
         self._text.append(output.text)
         self._ids.extend(output.token_ids)
+        self._log_probs.extend(output.logprobs)
         self._prompt_tokens = output.prompt_tokens
         self._completion_tokens = output.completion_tokens
 
@@ -94,9 +101,20 @@ class Outbox:
         text = "".join(self._text)
         if not self._sent:
             text = self.echo + text
-        message = Message(text, tuple(self._ids), finish_reason, self._prompt_tokens, self._completion_tokens)
+        log_probs = tuple(self._log_probs)
+        self._cum_log_prob += sum(log_probs)
+        message = Message(
+            text,
+            tuple(self._ids),
+            finish_reason,
+            self._prompt_tokens,
+            self._completion_tokens,
+            log_probs,
+            self._cum_log_prob if self.wants_log_probs else None,
+        )
         self._text.clear()
         self._ids.clear()
+        self._log_probs.clear()
         self._sent = True
         self.now = now
         return message

@@ -6,7 +6,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -32,11 +32,13 @@ class Seen:
 
 @dataclass
 class Say:
-    """One message: new text, all tokens so far, and a reason in the last one."""
+    """One message: new text, all tokens so far, a reason in the last one; new ids with their log-probabilities."""
 
     text: str
     completion_tokens: int
     finish_reason: str = ""
+    token_ids: tuple[int, ...] = ()
+    log_probs: tuple[float, ...] | None = None
 
 
 @dataclass
@@ -93,15 +95,15 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         context.add_callback(seen.cancelled.set)
         self.seen.append(seen)
         prompt_tokens = len(seen.prompt)
-        held = ""
+        held = Say("", 0)
         for step in self.script(seen):
             if isinstance(step, Fail):
                 context.abort(step.code, step.details)
                 return
-            held += step.text
+            held = _joined(held, step)
             if seen.inputs["stream"] or step.finish_reason:
-                yield _message(held, step.finish_reason, prompt_tokens, step.completion_tokens)
-                held = ""
+                yield _message(held, prompt_tokens)
+                held = Say("", 0)
 
 
 def _decode(request: Any) -> Seen:
@@ -126,16 +128,26 @@ def _strings(raw: bytes) -> list[str]:
     return found
 
 
-def _message(text: str, reason: str, prompt_tokens: int, completion_tokens: int) -> Any:
+def _joined(held: Say, step: Say) -> Say:
+    log_probs = None if step.log_probs is None else (held.log_probs or ()) + step.log_probs
+    return replace(step, text=held.text + step.text, token_ids=held.token_ids + step.token_ids, log_probs=log_probs)
+
+
+def _message(step: Say, prompt_tokens: int) -> Any:
     response = service_pb2.ModelInferResponse(model_name=MODEL)
-    for name, kind, raw in (
-        ("text_output", "BYTES", _string(text)),
-        ("finish_reason", "BYTES", _string(reason)),
-        ("prompt_tokens", "INT32", struct.pack("<i", prompt_tokens)),
-        ("completion_tokens", "INT32", struct.pack("<i", completion_tokens)),
-        ("output_ids", "INT32", b""),
-    ):
-        response.outputs.add(name=name, datatype=kind, shape=[len(raw) // 4 if name == "output_ids" else 1])
+    outputs = [
+        ("text_output", "BYTES", 1, _string(step.text)),
+        ("finish_reason", "BYTES", 1, _string(step.finish_reason)),
+        ("prompt_tokens", "INT32", 1, struct.pack("<i", prompt_tokens)),
+        ("completion_tokens", "INT32", 1, struct.pack("<i", step.completion_tokens)),
+        ("output_ids", "INT32", len(step.token_ids), struct.pack(f"<{len(step.token_ids)}i", *step.token_ids)),
+    ]
+    if step.log_probs is not None:
+        values = step.log_probs
+        outputs.append(("cum_log_probs", "FP32", 1, struct.pack("<f", sum(values))))
+        outputs.append(("output_log_probs", "FP32", len(values), struct.pack(f"<{len(values)}f", *values)))
+    for name, kind, size, raw in outputs:
+        response.outputs.add(name=name, datatype=kind, shape=[size])
         response.raw_output_contents.append(raw)
     return service_pb2.ModelStreamInferResponse(infer_response=response)
 

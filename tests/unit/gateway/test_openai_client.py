@@ -10,7 +10,8 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
-from tests.unit.gateway.fake_triton import FakeTriton, say
+from tests.unit.gateway.fake_triton import FakeTriton, Say, Seen, say
+from throughline.contracts.guided import tool_call_guide
 
 USER: Any = [{"role": "user", "content": "Hi"}]
 TOOLS: Any = [
@@ -145,16 +146,31 @@ def test_tool_call_stream(client: openai.OpenAI, triton: FakeTriton) -> None:
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
-def test_a_forced_call_starts_inside_the_tag(client: openai.OpenAI, triton: FakeTriton, engine_dir: Path) -> None:
-    triton.script = say('{"name": "find", "arguments": {"id": 1}}</tool_call>')
-    choice = client.chat.completions.create(model="lab", messages=USER, tools=TOOLS, tool_choice="required").choices[0]
-    assert choice.message.tool_calls
-    assert choice.message.content is None
-    plain = client.chat.completions.create(model="lab", messages=USER, tools=TOOLS)
-    assert plain.choices
-    forced, free = triton.seen[0].prompt, triton.seen[1].prompt
-    opening = Tokenizer.from_file(str(engine_dir / "tokenizer.json")).encode("<tool_call>\n", add_special_tokens=False)
-    assert forced == [*free, *opening.ids]
+def test_a_forced_call_is_guided_by_its_schema(client: openai.OpenAI, triton: FakeTriton) -> None:
+    triton.script = say('<tool_call>\n{"name": "find", "arguments": {"id": 1}}\n</tool_call>')
+    choices: list[Any] = ["required", {"type": "function", "function": {"name": "find"}}]
+    for choice in choices:
+        answer: Any = client.chat.completions.create(model="lab", messages=USER, tools=TOOLS, tool_choice=choice)
+        [call] = answer.choices[0].message.tool_calls
+        assert (call.function.name, json.loads(call.function.arguments)) == ("find", {"id": 1})
+        assert answer.choices[0].message.content is None
+    free = client.chat.completions.create(model="lab", messages=USER, tools=TOOLS)
+    assert free.choices
+    required, named, auto = (seen.inputs for seen in triton.seen)
+    assert required["guided_decoding_guide_type"] == named["guided_decoding_guide_type"] == ["structural_tag"]
+    guide = tool_call_guide(TOOLS)
+    assert guide is not None and [guide.structural_tag] == required["guided_decoding_guide"]
+    assert required["guided_decoding_guide"] == named["guided_decoding_guide"]
+    assert not any(name.startswith("guided") for name in auto)
+    assert required["input_ids"] == auto["input_ids"]
+
+
+def test_a_strict_tool_is_guided_where_it_is_called(client: openai.OpenAI, triton: FakeTriton) -> None:
+    strict: Any = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}]
+    client.chat.completions.create(model="lab", messages=USER, tools=strict)
+    [guide] = triton.seen[0].inputs["guided_decoding_guide"]
+    part = json.loads(guide)["format"]
+    assert part["type"] == "triggered_tags" and part["triggers"] == ["<tool_call>"]
 
 
 def test_without_tools_a_block_is_content(client: openai.OpenAI, triton: FakeTriton) -> None:
@@ -194,3 +210,103 @@ def test_any_text_arrives_whole(client: openai.OpenAI, triton: FakeTriton, text:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
     whole = client.chat.completions.create(model="lab", messages=USER)
     assert whole.choices[0].message.content == text
+
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+
+@pytest.mark.parametrize(
+    ("response_format", "kind", "guide"),
+    [
+        ({"type": "json_object"}, "json_schema", {"type": "object"}),
+        (
+            {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA, "strict": True}},
+            "json_schema",
+            SCHEMA,
+        ),
+        ({"type": "json", "schema": SCHEMA}, "json_schema", SCHEMA),
+        ({"type": "regex", "regex": "[ab]+"}, "regex", "[ab]+"),
+        ({"type": "ebnf", "ebnf": 'root ::= "a"'}, "ebnf_grammar", 'root ::= "a"'),
+        (
+            {"type": "structural_tag", "format": {"type": "any_text"}},
+            "structural_tag",
+            {"type": "structural_tag", "format": {"type": "any_text"}},
+        ),
+    ],
+)
+def test_a_response_format_reaches_the_engine(
+    client: openai.OpenAI, triton: FakeTriton, response_format: Any, kind: str, guide: Any
+) -> None:
+    client.chat.completions.create(model="lab", messages=USER, response_format=response_format)
+    client.completions.create(model="lab", prompt="x", extra_body={"response_format": response_format})
+    client.chat.completions.create(model="lab", messages=USER, response_format={"type": "text"})
+    *guided, free = (seen.inputs for seen in triton.seen)
+    for inputs in guided:
+        assert inputs["guided_decoding_guide_type"] == [kind]
+        [found] = inputs["guided_decoding_guide"]
+        assert (found if isinstance(guide, str) else json.loads(found)) == guide
+    assert "guided_decoding_guide" not in free
+
+
+def scored(tokenizer: Tokenizer, text: str, end: int | None = 2) -> Any:
+    """A script that says a text token by token, with log-probabilities -1, -2, … and an end token."""
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+
+    def script(_: Seen) -> Any:
+        for number, token in enumerate(ids, 1):
+            yield Say(tokenizer.decode([token], skip_special_tokens=False), number, "", (token,), (-float(number),))
+        yield Say("", len(ids) + 1, "stop" if end is not None else "length", (end or 0,), (-0.5,))
+
+    return script
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_of_a_chat(client: openai.OpenAI, triton: FakeTriton, engine_dir: Path, stream: bool) -> None:
+    tokenizer = Tokenizer.from_file(str(engine_dir / "tokenizer.json"))
+    triton.script = scored(tokenizer, "Ja, π")
+    answer: Any = client.chat.completions.create(model="lab", messages=USER, logprobs=True, stream=stream)
+    parts = [chunk.choices[0] for chunk in answer] if stream else answer.choices
+    content = [entry for part in parts if part.logprobs for entry in part.logprobs.content]
+    # The end token is no part of the answer.
+    assert [entry.logprob for entry in content] == [-float(number) for number in range(1, len(content) + 1)]
+    assert b"".join(bytes(entry.bytes) for entry in content).decode() == "Ja, π"
+    assert all(entry.top_logprobs == [] for entry in content)
+    assert triton.seen[0].inputs["return_log_probs"] is True
+    if stream:
+        assert sum(1 for part in parts if part.logprobs) == len(content) > 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_of_a_completion(
+    client: openai.OpenAI, triton: FakeTriton, engine_dir: Path, stream: bool
+) -> None:
+    tokenizer = Tokenizer.from_file(str(engine_dir / "tokenizer.json"))
+    triton.script = scored(tokenizer, "to be or", end=None)
+    answer: Any = client.completions.create(model="lab", prompt="x", logprobs=0, stream=stream)
+    parts = [chunk.choices[0] for chunk in answer] if stream else answer.choices
+    text = "".join(part.text for part in parts)
+    found = [part.logprobs for part in parts if part.logprobs]
+    tokens = [token for each in found for token in each.tokens]
+    offsets = [offset for each in found for offset in each.text_offset]
+    assert text == "to be or"
+    for token, offset in zip(tokens[:-1], offsets, strict=False):
+        assert text[offset:].startswith(token)
+    # Cut by the limit, the last token counts.
+    assert [value for each in found for value in each.token_logprobs][-1] == -0.5
+    assert all(each.top_logprobs is None for each in found)
+
+
+def test_log_probabilities_beside_tool_calls(client: openai.OpenAI, triton: FakeTriton, engine_dir: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(engine_dir / "tokenizer.json"))
+    triton.script = scored(tokenizer, CALL)
+    chunks = list(client.chat.completions.create(model="lab", messages=USER, tools=TOOLS, logprobs=True, stream=True))
+    content = [entry for c in chunks if c.choices[0].logprobs for entry in c.choices[0].logprobs.content or []]
+    assert b"".join(bytes(entry.bytes or []) for entry in content).decode() == CALL
+    calls = [call for c in chunks for call in c.choices[0].delta.tool_calls or []]
+    assert calls and calls[0].function and calls[0].function.name == "find"
+
+
+def test_an_engine_that_sends_no_log_probabilities_is_a_fault(client: openai.OpenAI, triton: FakeTriton) -> None:
+    with pytest.raises(openai.APIStatusError, match="lacks the log-probabilities") as caught:
+        client.chat.completions.create(model="lab", messages=USER, logprobs=True)
+    assert caught.value.status_code == 502

@@ -27,9 +27,9 @@ NOISE = st.sampled_from(["<tool_call>", "</tool_call>", "<tool", "{", "}", '"', 
 TEXT = st.lists(CALL | NOISE | st.text(max_size=6), max_size=6).map("".join)
 
 
-def parse(parts: Sequence[str], *, inside: bool = False) -> dict[str, Any]:
+def parse(parts: Sequence[str]) -> dict[str, Any]:
     """The message that a client has after joining everything."""
-    parser = ToolCallParser(inside=inside)
+    parser = ToolCallParser()
     pieces = [piece for part in parts for piece in parser.feed(part)] + parser.flush()
     return chat_message(pieces, "chatcmpl-1")
 
@@ -39,11 +39,11 @@ def split(text: str, cuts: Sequence[int]) -> list[str]:
     return [text[start:end] for start, end in itertools.pairwise(edges)]
 
 
-@given(text=TEXT, cuts=st.lists(st.integers(0, 400), max_size=12), inside=st.booleans())
-def test_any_split_says_the_same(text: str, cuts: list[int], inside: bool) -> None:
-    whole = parse([text], inside=inside)
-    assert parse(split(text, cuts), inside=inside) == whole
-    assert parse(list(text), inside=inside) == whole
+@given(text=TEXT, cuts=st.lists(st.integers(0, 400), max_size=12))
+def test_any_split_says_the_same(text: str, cuts: list[int]) -> None:
+    whole = parse([text])
+    assert parse(split(text, cuts)) == whole
+    assert parse(list(text)) == whole
 
 
 @given(
@@ -86,7 +86,6 @@ def test_other_spellings(block: str) -> None:
 )
 def test_what_is_no_call_stays_content(text: str) -> None:
     assert parse(list(text)) == {"role": "assistant", "content": text, "refusal": None}
-    assert parse([text.removeprefix("<tool_call>")], inside=True)["content"] == text.removeprefix("<tool_call>")
 
 
 def called(text: str) -> list[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from throughline.contracts.engine import SamplingParams
+from throughline.contracts.engine import GuidedDecodingParams, SamplingParams
 from throughline.triton.requests import GenerateRequest, RequestDefaults, RequestError, parse_request
 
 
@@ -53,7 +53,9 @@ def test_every_input_arrives() -> None:
         frequency_penalty=-0.5,
         min_tokens=2,
         ignore_eos=True,
-        return_log_probs=False,
+        return_log_probs=True,
+        guided_decoding_guide_type="regex",
+        guided_decoding_guide="[a-c]+",
         exclude_input_in_output=False,
     )
     params = SamplingParams(
@@ -68,8 +70,25 @@ def test_every_input_arrives() -> None:
         repetition_penalty=1.5,
         presence_penalty=0.25,
         frequency_penalty=-0.5,
+        logprobs=True,
+        guided_decoding=GuidedDecodingParams(regex="[a-c]+"),
     )
     assert request == GenerateRequest((7, 8), params, True, "w7 w8")
+
+
+@pytest.mark.parametrize(
+    ("kind", "guide", "expected"),
+    [
+        ("json", "", GuidedDecodingParams(json='{"type": "object"}')),
+        ("json_schema", "{}", GuidedDecodingParams(json="{}")),
+        ("ebnf_grammar", "root ::= x", GuidedDecodingParams(grammar="root ::= x")),
+        ("structural_tag", "{}", GuidedDecodingParams(structural_tag="{}")),
+        ("", "", None),
+    ],
+)
+def test_guides_have_tensorrt_llms_names(kind: str, guide: str, expected: GuidedDecodingParams | None) -> None:
+    request = parse(text_input="w7", guided_decoding_guide_type=kind, guided_decoding_guide=guide)
+    assert request.params.guided_decoding == expected
 
 
 @pytest.mark.parametrize(
@@ -94,7 +113,9 @@ def test_every_input_arrives() -> None:
         ({"text_input": "w1", "repetition_penalty": 0.0}, "repetition_penalty", "more than 0"),
         ({"text_input": "w1", "stop_words": ["x"] * 65}, "stop_words", "65 words"),
         ({"text_input": "w1", "bad_words": ["x"]}, "bad_words", "cannot ban words"),
-        ({"text_input": "w1", "return_log_probs": True}, "return_log_probs", "no log probabilities"),
+        ({"text_input": "w1", "guided_decoding_guide": "x"}, "guided_decoding_guide_type", "no value beside"),
+        ({"text_input": "w1", "guided_decoding_guide_type": "xml"}, "guided_decoding_guide_type", "send json, json_s"),
+        ({"text_input": "w1", "guided_decoding_guide_type": "regex"}, "guided_decoding_guide", "send the guide"),
     ],
 )
 def test_what_cannot_be_served_is_named(inputs: dict[str, Any], where: str, words: str) -> None:

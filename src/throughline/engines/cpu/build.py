@@ -38,8 +38,8 @@ from throughline.engines.cpu.runtime import machine_name, machine_plan
 from throughline.engines.golden import GOLDEN_TOKENS, record, tokenize_prompts
 from throughline.engines.replacing import replacing
 from throughline.engines.safetensors_reader import SafetensorsFolder
-from throughline.engines.vocabulary import Vocabulary
 from throughline.resources import Resources
+from throughline.vocabulary import Vocabulary
 
 MODEL_FILE = "openvino_model.xml"
 _COPIED = (

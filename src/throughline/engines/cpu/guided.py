@@ -12,7 +12,7 @@ from throughline.contracts.engine import GuidedDecodingParams
 from throughline.contracts.errors import EngineError
 from throughline.contracts.text import shorten
 from throughline.engines.cpu.openvino_env import openvino
-from throughline.engines.vocabulary import Vocabulary
+from throughline.vocabulary import Vocabulary
 
 DETOKENIZER_FILE = "openvino_detokenizer.xml"
 # How GenAI names what TensorRT-LLM calls …

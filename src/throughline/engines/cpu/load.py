@@ -9,7 +9,7 @@ from throughline.contracts.errors import EngineError
 from throughline.engines.cpu.guided import DETOKENIZER_FILE
 from throughline.engines.cpu.lint import with_overrides
 from throughline.engines.cpu.runtime import CpuEngineRuntime, machine_plan, pipeline_factory
-from throughline.engines.vocabulary import Vocabulary
+from throughline.vocabulary import Vocabulary
 
 
 def load_runtime(engine_dir: Path, info: EngineInfo, overrides: dict[str, object]) -> CpuEngineRuntime:

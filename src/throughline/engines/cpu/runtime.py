@@ -30,7 +30,7 @@ from throughline.engines.cpu.requests import check_length, check_params, check_p
 from throughline.engines.cpu.signal_stack import drop_signal_stack
 from throughline.engines.cpu.speculative import draft_folders, speculate
 from throughline.engines.detokenizer import Detokenizer
-from throughline.engines.vocabulary import Vocabulary
+from throughline.vocabulary import Vocabulary
 
 # Deeper than any indentation that a schema is written in.
 MOST_BLANKS = 256

@@ -110,18 +110,21 @@ class ResponseChannel:
         if self.outputs is not None:
             found = {"text_output": message.text, "finish_reason": message.finish_reason, "stop_reason": ""}
             tensors = [_bytes(name, text) for name, text in found.items() if name in self.outputs]
+            if message.cum_log_prob is not None:
+                tensors.append(_floats("cumulative_logprob", [message.cum_log_prob]))
             self._send(pb_utils.InferenceResponse(tensors), final=final)
             return
-        response = pb_utils.InferenceResponse(
-            [
-                _bytes("text_output", message.text),
-                _bytes("finish_reason", message.finish_reason),
-                _integers("prompt_tokens", [message.prompt_tokens]),
-                _integers("completion_tokens", [message.completion_tokens]),
-                _integers("output_ids", message.token_ids),
-            ]
-        )
-        self._send(response, final=final)
+        tensors = [
+            _bytes("text_output", message.text),
+            _bytes("finish_reason", message.finish_reason),
+            _integers("prompt_tokens", [message.prompt_tokens]),
+            _integers("completion_tokens", [message.completion_tokens]),
+            _integers("output_ids", message.token_ids),
+        ]
+        if message.cum_log_prob is not None:
+            tensors.append(_floats("cum_log_probs", [message.cum_log_prob]))
+            tensors.append(_floats("output_log_probs", message.log_probs))
+        self._send(pb_utils.InferenceResponse(tensors), final=final)
 
     def _send(self, response: Any, *, final: bool) -> None:
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
@@ -213,6 +216,10 @@ def _bytes(name: str, text: str) -> Any:
 
 def _integers(name: str, values: Sequence[int]) -> Any:
     return pb_utils.Tensor(name, np.array(values, dtype=np.int32))
+
+
+def _floats(name: str, values: Sequence[float]) -> Any:
+    return pb_utils.Tensor(name, np.array(values, dtype=np.float32))
 
 
 def _tokenizer(
