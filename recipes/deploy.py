@@ -19,7 +19,7 @@ import psutil
 from recipes import app, references, service
 from throughline.artifacts import Artifact, code_version
 from throughline.contracts.errors import DeployError
-from throughline.contracts.serving import ServeSpec
+from throughline.contracts.serving import LOOPBACK, ServeSpec
 
 if TYPE_CHECKING:
     from throughline.triton.state import ServerState
@@ -73,7 +73,7 @@ def make_checked(config: Config) -> Artifact:
         if run.cached:
             return run.cached
         shutil.copy2(repository / config.name / "config.pbtxt", run.directory / "config.pbtxt")
-        free = config.serve.model_copy(update={"http_port": 0, "grpc_port": 0, "metrics_port": 0})
+        free = config.serve.model_copy(update={"host": LOOPBACK, "http_port": 0, "grpc_port": 0, "metrics_port": 0})
         folder = service.run_dir(store) / "check"
         folder.mkdir(exist_ok=True)
         started = time.monotonic()
@@ -137,7 +137,7 @@ def switch(config: Config, state: ServerState) -> None:
             seen=f"models {', '.join(state.models)}",
             fix=f"stop it (action=stop), or deploy {config.name} from another store (paths.home=…)",
         )
-    url = f"127.0.0.1:{state.grpc_port}"
+    url = state.grpc_url
     with TritonClient(url, timeout_seconds=config.serve.ready_timeout_seconds) as client:
         before = switching.running_version(client, repository, config.name)
         version = switching.switch(client, repository, config.name, lambda: make(config))
@@ -160,7 +160,7 @@ def status(config: Config) -> None:
         app.echo("no server is running from this folder")
     else:
         app.echo(
-            f"server pid {state.pid}, grpc 127.0.0.1:{state.grpc_port}, since {state.started}, log {state.log_path}"
+            f"server pid {state.pid}, grpc {state.grpc_url}, since {state.started}, log {state.log_path}"
         )
     repository = config.paths.model_repository
     rows: list[list[object]] = []
@@ -183,7 +183,7 @@ def _served(state: ServerState | None, repository: Path, name: str) -> int:
     runs = state is not None and state.running and state.repository == str(repository.resolve())
     if state is None or not runs or name not in state.models:
         return repo.served_version(repository, name).number
-    with TritonClient(f"127.0.0.1:{state.grpc_port}") as client:
+    with TritonClient(state.grpc_url) as client:
         return switching.running_version(client, repository, name).number
 
 

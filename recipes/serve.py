@@ -32,7 +32,7 @@ def upstream(config: Config, stack: contextlib.ExitStack) -> tuple[str, Artifact
     store = config.store()
     state = read_state(service.run_dir(store))
     if state is not None and state.running and config.name in state.models:
-        url = f"127.0.0.1:{state.grpc_port}"
+        url = state.grpc_url
         with TritonClient(url) as client:
             digest = running_version(client, Path(state.repository), config.name).engine_digest
         app.echo(f"Triton   {url} (running, pid {state.pid})")

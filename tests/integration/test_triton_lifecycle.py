@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -173,3 +174,17 @@ def test_stopping_lets_streams_end_and_leaves_nothing(tiny_engine: Path, tmp_pat
     assert state.shared_memory(written.shm_prefix) == []
     with pytest.raises(DeployError, match="not running"):
         _ = server.pid
+
+
+def test_it_listens_where_it_is_told_to_and_nowhere_else(tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"host": "127.0.0.2"})
+    (tmp_path / "repository").mkdir()
+    with TritonServer(tmp_path / "repository", [], spec, run_dir=tmp_path / "run") as elsewhere:
+        for url in (elsewhere.http_url, elsewhere.grpc_url, elsewhere.metrics_url):
+            host, _, port = url.rpartition(":")
+            assert host == "127.0.0.2"
+            socket.create_connection((host, int(port)), timeout=5).close()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", int(port)), timeout=5)
+        found = state.read_state(tmp_path / "run")
+        assert found is not None and found.grpc_url == elsewhere.grpc_url

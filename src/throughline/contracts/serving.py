@@ -9,16 +9,20 @@ from pydantic import Field, model_validator
 from throughline.contracts.config import StrictModel
 
 Layout = Literal["inflight_batcher_llm", "llmapi"]
+LOOPBACK = "127.0.0.1"
+_BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 
 
 class ServeSpec(StrictModel):
-    """Settings of one served engine; every address is loopback, port 0 takes a free one.
+    """Settings of one served engine; loopback by default, port 0 takes a free one.
 
     Attributes:
         runtime: `module:function` that turns an engine folder into an `EngineRuntime`; called in the
             Python backend's process.
         layout: Names of inputs and outputs: those of TensorRT-LLM's BLS model in `inflight_batcher_llm`, which our
             gateway speaks, or those of its `llmapi` model.
+        host: IPv4 address that Triton's three ports are bound to. Triton asks nobody for a password: anything but
+            loopback (`0.0.0.0` in a container) needs a network that only the gateway and Prometheus reach.
         http_port: Triton's HTTP port.
         grpc_port: Triton's gRPC port.
         metrics_port: Triton's Prometheus port.
@@ -37,6 +41,7 @@ class ServeSpec(StrictModel):
 
     runtime: str = Field(default="throughline.engines:load", pattern=r"^[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*$")
     layout: Layout = "inflight_batcher_llm"
+    host: str = Field(default=LOOPBACK, pattern=rf"^{_BYTE}(\.{_BYTE}){{3}}$")
     http_port: int = Field(default=0, ge=0, le=65535)
     grpc_port: int = Field(default=0, ge=0, le=65535)
     metrics_port: int = Field(default=0, ge=0, le=65535)

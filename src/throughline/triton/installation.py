@@ -154,21 +154,22 @@ def command(
     *,
     repository: Path,
     backends: Path,
+    host: str,
     http_port: int,
     grpc_port: int,
     metrics_port: int,
     shm_prefix: str,
     exit_timeout_seconds: int,
 ) -> list[str]:
-    """Returns the server's command line; all addresses are loopback, models are loaded on request."""
+    """Returns the server's command line; models are loaded on request."""
     return [
         str(installation.binary),
         f"--model-repository={repository}",
         f"--backend-directory={backends}",
         f"--cache-directory={installation.caches}",
-        "--http-address=127.0.0.1",
-        "--grpc-address=127.0.0.1",
-        "--metrics-address=127.0.0.1",
+        f"--http-address={host}",
+        f"--grpc-address={host}",
+        f"--metrics-address={host}",
         f"--http-port={http_port}",
         f"--grpc-port={grpc_port}",
         f"--metrics-port={metrics_port}",

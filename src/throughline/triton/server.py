@@ -1,4 +1,4 @@
-"""The real Triton server as a supervised child process on loopback; ready means that a token came out."""
+"""The real Triton server as a supervised child process; ready means that a token came out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from typing import Self
 import psutil
 
 from throughline.contracts.errors import DeployError
-from throughline.contracts.serving import ServeSpec
+from throughline.contracts.serving import LOOPBACK, ServeSpec
 from throughline.triton import state as states
 from throughline.triton.client import InferenceError, TritonClient
 from throughline.triton.installation import assemble_backends, command, environment, find_installation
@@ -31,7 +31,7 @@ from throughline.triton.signals import EndingSignals, ending_signals
 from throughline.triton.switching import make_token
 
 _logger = logging.getLogger("throughline.triton")
-HOST = "127.0.0.1"
+_ANY_ADDRESS = "0.0.0.0"  # noqa: S104  # compared with, never bound by default
 _WATCH_SECONDS = 0.5
 # An idle exit takes 2 to 3 seconds, most of it Triton's own one-second polling.
 _IDLE_EXIT_SECONDS = 6.0
@@ -86,17 +86,17 @@ class TritonServer:
     @property
     def http_url(self) -> str:
         """`host:port` of the HTTP endpoint."""
-        return f"{HOST}:{self._ports[0]}"
+        return f"{reached_at(self.spec.host)}:{self._ports[0]}"
 
     @property
     def grpc_url(self) -> str:
         """`host:port` of the gRPC endpoint."""
-        return f"{HOST}:{self._ports[1]}"
+        return f"{reached_at(self.spec.host)}:{self._ports[1]}"
 
     @property
     def metrics_url(self) -> str:
         """`host:port` of the Prometheus endpoint; its path is `/metrics`."""
-        return f"{HOST}:{self._ports[2]}"
+        return f"{reached_at(self.spec.host)}:{self._ports[2]}"
 
     @property
     def pid(self) -> int:
@@ -238,6 +238,7 @@ class TritonServer:
             installation,
             repository=self.repository,
             backends=assemble_backends(installation, self.run_dir / "backends"),
+            host=self.spec.host,
             http_port=ports[0],
             grpc_port=ports[1],
             metrics_port=ports[2],
@@ -271,6 +272,7 @@ class TritonServer:
             shm_prefix=self._shm_prefix,
             log_path=str(self.log_path),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
+            host=reached_at(self.spec.host),
         )
 
     def _wait_until_live(self, deadline: float) -> None:
@@ -283,7 +285,7 @@ class TritonServer:
                     fix="read the log",
                 )
             # A plain connect first: a gRPC channel that fails once waits a second before it tries again.
-            if _connects(self._ports[1]):
+            if _connects(reached_at(self.spec.host), self._ports[1]):
                 with TritonClient(self.grpc_url) as client:
                     if client.is_live():
                         return
@@ -391,7 +393,7 @@ class TritonServer:
             return longest
 
     def _metrics_page(self) -> str:
-        connection = HTTPConnection(HOST, self._ports[2], timeout=2)
+        connection = HTTPConnection(reached_at(self.spec.host), self._ports[2], timeout=2)
         try:
             connection.request("GET", "/metrics")
             return connection.getresponse().read().decode("utf-8")
@@ -433,12 +435,12 @@ def choose_ports(spec: ServeSpec) -> tuple[int, int, int]:
             listener = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                listener.bind((HOST, wanted))
+                listener.bind((spec.host, wanted))
             except OSError:
                 raise DeployError(
                     "port is taken",
                     where=name,
-                    seen=f"{HOST}:{wanted}",
+                    seen=f"{spec.host}:{wanted}",
                     fix=f"stop what uses it, or set {name}=0 to take a free one",
                 ) from None
             chosen.append(int(listener.getsockname()[1]))
@@ -465,9 +467,14 @@ def run_until_signal(server: TritonServer) -> None:
         raise server.failure
 
 
-def _connects(port: int) -> bool:
+def reached_at(host: str) -> str:
+    """Returns the address at which this machine reaches what is bound to `host`."""
+    return LOOPBACK if host == _ANY_ADDRESS else host
+
+
+def _connects(host: str, port: int) -> bool:
     try:
-        with socket.create_connection((HOST, port), timeout=1):
+        with socket.create_connection((host, port), timeout=1):
             return True
     except OSError:
         return False

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from throughline.contracts.errors import DeployError
+from throughline.contracts.serving import LOOPBACK
 
 STATE_NAME = "triton.json"
 # What every prefix of shared memory begins with: an empty or foreign one would match what is not ours.
@@ -28,14 +29,15 @@ class ServerState:
         pid_created: Its start in seconds since the epoch.
         supervisor_pid: The process that started and watches it.
         supervisor_created: Its start in seconds since the epoch.
-        http_port: Triton's HTTP port on 127.0.0.1.
-        grpc_port: Triton's gRPC port on 127.0.0.1.
-        metrics_port: Triton's Prometheus port on 127.0.0.1.
+        http_port: Triton's HTTP port.
+        grpc_port: Triton's gRPC port.
+        metrics_port: Triton's Prometheus port.
         repository: Absolute path of the model repository.
         models: Models loaded at the start.
         shm_prefix: Unique prefix of the shared memory; it stands in every command line of ours.
         log_path: The server's log.
         started: ISO 8601 in UTC.
+        host: Address at which this machine reaches the ports.
     """
 
     pid: int
@@ -50,6 +52,12 @@ class ServerState:
     shm_prefix: str
     log_path: str
     started: str
+    host: str = LOOPBACK
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port` of the gRPC endpoint."""
+        return f"{self.host}:{self.grpc_port}"
 
     @property
     def running(self) -> bool:

@@ -130,11 +130,13 @@ def test_backends_are_links_and_assembling_twice_changes_nothing(tmp_path: Path)
     assert "triton_python_backend_stub" in {link.name for link in links}
 
 
-def test_every_address_is_loopback(tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_every_address_is_the_one_that_is_set(tmp_path: Path, host: str) -> None:
     arguments = installation.command(
         installation.find_installation(),
         repository=tmp_path,
         backends=tmp_path,
+        host=host,
         http_port=1,
         grpc_port=2,
         metrics_port=3,
@@ -143,7 +145,21 @@ def test_every_address_is_loopback(tmp_path: Path) -> None:
     )
     addresses = [argument for argument in arguments if "-address=" in argument]
     assert len(addresses) == 3
-    assert all(argument.endswith("=127.0.0.1") for argument in addresses)
+    assert all(argument.endswith(f"={host}") for argument in addresses)
+
+
+def test_the_default_is_loopback_and_a_name_is_no_address() -> None:
+    assert ServeSpec().host == "127.0.0.1"
+    for host in ("localhost", "256.0.0.1", "1.2.3", "::", "0.0.0.0.0", "0.0.0.0\n"):
+        with pytest.raises(ValueError, match="host"):
+            ServeSpec(host=host)
+
+
+def test_what_is_bound_everywhere_is_reached_on_loopback(tmp_path: Path, example: state.ServerState) -> None:
+    everywhere = TritonServer(tmp_path, [], ServeSpec(host="0.0.0.0", http_port=1), run_dir=tmp_path)
+    assert everywhere.grpc_url == "127.0.0.1:0"
+    assert TritonServer(tmp_path, [], ServeSpec(host="10.1.2.3"), run_dir=tmp_path).grpc_url == "10.1.2.3:0"
+    assert replace(example, host="10.1.2.3").grpc_url == "10.1.2.3:2"
 
 
 class Dead:
