@@ -159,9 +159,7 @@ def status(config: Config) -> None:
     if state is None or not state.running:
         app.echo("no server is running from this folder")
     else:
-        app.echo(
-            f"server pid {state.pid}, grpc {state.grpc_url}, since {state.started}, log {state.log_path}"
-        )
+        app.echo(f"server pid {state.pid}, grpc {state.grpc_url}, since {state.started}, log {state.log_path}")
     repository = config.paths.model_repository
     rows: list[list[object]] = []
     for name in repo.models(repository):
