@@ -25,12 +25,10 @@ FROM python:3.11.14-slim-bookworm
 LABEL org.opencontainers.image.title="throughline gateway" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/gateway /opt/gateway
-# GRPC_DNS_RESOLVER: the system's resolver, which knows what Compose and Kubernetes write into /etc/resolv.conf.
 ENV PATH=/opt/gateway/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1 \
-    GRPC_DNS_RESOLVER=native
+    PYTHONUNBUFFERED=1
 WORKDIR /tmp
 USER 10001:10001
 EXPOSE 8080

@@ -26,6 +26,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
+    # Where a name stands for several servers each request goes to the next one, not all to the first.
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 )
 # Triton reports errors inside a stream as text unless a client asks for gRPC statuses.
 _METADATA = (("triton_grpc_error", "true"),)
@@ -202,7 +204,7 @@ class TritonUpstream:
     """Engine models of one Triton server.
 
     Args:
-        url: `host:port` of its gRPC endpoint.
+        url: `host:port` of its gRPC endpoint; behind a name with several addresses requests take turns.
         timeouts: Limits in time for every request.
     """
 
