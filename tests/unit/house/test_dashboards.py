@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from types import ModuleType
@@ -12,12 +11,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.unit.house.deployment import DOCKER, read
+from tests.unit.house.promql import DASHBOARD, expressions, selectors
 from throughline.gateway.metrics import GatewayMetrics
 from throughline.triton.batching import Snapshot
 
-DASHBOARD = json.loads((DOCKER / "grafana/dashboards/serving.json").read_text(encoding="utf-8"))
-# Functions, aggregations and keywords of PromQL in our expressions.
-WORDS = {"histogram_quantile", "sum", "rate", "deriv", "by"}
 # What Prometheus adds to every series.
 TARGET_LABELS = {"instance", "job", "namespace", "pod"}
 Series = dict[str, set[str]]
@@ -76,24 +73,6 @@ def engine_series(monkeypatch: pytest.MonkeyPatch) -> Series:
     metrics.observe(3, 4)
     monkeypatch.delitem(sys.modules, "throughline.triton.models.engine_model")
     return Family.seen
-
-
-def expressions() -> list[tuple[str, str]]:
-    """Panel and PromQL of every target."""
-    panels = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-    return [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]
-
-
-def selectors(expression: str) -> dict[str, set[str]]:
-    """The series of an expression, each with the labels that it is asked by."""
-    grouped = re.findall(r"by \(([^)]*)\)", expression)
-    rest = re.sub(r"\[[^\]]*\]|by \([^)]*\)", " ", expression)
-    found: dict[str, set[str]] = {}
-    for name, braces in re.findall(r"([a-zA-Z_:][\w:]*)(\{[^}]*\})?", re.sub(r'"[^"]*"', '""', rest)):
-        if name not in WORDS:
-            labels = set(re.findall(r"(\w+)\s*(?:=|!=|=~|!~)", braces))
-            found[name] = labels | {label.strip() for text in grouped for label in text.split(",")}
-    return found
 
 
 def test_a_selector_is_taken_apart() -> None:
