@@ -1,4 +1,4 @@
-# Everything on a CPU: training, engines, the real Triton, the gateway and the benchmarks. About 6 GB, most of it packages.
+# Everything on a CPU: training, engines, the real Triton, the gateway and the benchmarks.
 # Never built yet: no daemon was there.
 #
 # Build, at the repository's root:

@@ -1,5 +1,5 @@
 # TensorRT-LLM engines on Triton: builds them (the jobs of `recipes.build engine=gpu`) and serves them.
-# NEVER BUILT, NEVER RUN: neither a GPU nor NVIDIA's image was there. The image needs a driver 590 or newer; about 14 GB.
+# NEVER BUILT, NEVER RUN: neither a GPU nor NVIDIA's image was there. It needs driver 590 or newer, and about 14 GB.
 #
 # The tag is that of src/throughline/engines/tensorrt/commands.py: 26.07 ships TensorRT-LLM 1.2.1, the last series with
 # engines, and an engine runs only under the version that built it.

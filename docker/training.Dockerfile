@@ -1,10 +1,9 @@
-# Fine-tuning with NeMo AutoModel on NVIDIA GPUs (`recipes.train profile=gpu|node`); quantisation is in the serving image.
-# NEVER BUILT, NEVER RUN: neither a GPU nor NVIDIA's image was there. What trained on an H100 (docs/log.md) was the
-# environment of `make setup` with torch 2.13.0; here AutoModel 0.7.0 meets the torch 2.12 of NVIDIA's image.
+# Fine-tuning with NeMo AutoModel on NVIDIA GPUs (`recipes.train profile=gpu|node`).
+# NEVER BUILT, NEVER RUN: neither a GPU nor NVIDIA's image was there, and AutoModel 0.7.0 was tested with torch 2.13.0, not
+# with the torch 2.12 that NVIDIA's image has.
 #
-# Why not nvcr.io/nvidia/nemo-automodel: its newest known tag, 26.06.00, brings AutoModel 0.5.0 and transformers 5.8.1, and
-# 0.7.0 with 5.18.0 is what our trainer and its tests stand on. The PyTorch image brings torch, NCCL, Transformer Engine and
-# FlashAttention, and no NeMo that would have to be replaced.
+# Why not nvcr.io/nvidia/nemo-automodel: its newest known tag, 26.06.00, brings AutoModel 0.5.0, and our trainer and its
+# tests stand on 0.7.0. The PyTorch image brings torch, NCCL and CUDA, and no NeMo that would have to be replaced.
 #
 # Build, at the repository's root:
 #   docker build -f docker/training.Dockerfile -t throughline/training:0.1.0 .

@@ -1,4 +1,4 @@
-"""What docker/compose.yaml runs, as processes on loopback: Triton by its command, the gateway by its spec, one answer."""
+"""What docker/compose.yaml runs, as processes on loopback: Triton by its command, the gateway by its spec."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def triton(engine: Path, folder: Path) -> Iterator[int]:
     """The service `triton` in `folder`: its command, but for the engine's place, the address and free ports."""
     _, *words = read(DOCKER / "compose.yaml")["services"]["triton"]["command"]
     words = [re.sub(r"^(serve\.\w+_port)=.*", r"\1=0", word) for word in words]
-    words = [{"target=/engine": f"target={engine}", "serve.host=0.0.0.0": "serve.host=127.0.0.2"}.get(w, w) for w in words]
+    words = [
+        {"target=/engine": f"target={engine}", "serve.host=0.0.0.0": "serve.host=127.0.0.2"}.get(w, w) for w in words
+    ]
     environment = os.environ | {"THROUGHLINE_HOME": str(folder / "artifacts"), "HOME": str(folder)}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, *words], cwd=folder, env=environment, stdout=log, stderr=log)
