@@ -176,6 +176,18 @@ def test_stopping_lets_streams_end_and_leaves_nothing(tiny_engine: Path, tmp_pat
         _ = server.pid
 
 
+def connect(host: str, port: int) -> None:
+    """Connects; the ports open one after the other, the one for metrics last."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+
+
 def test_it_listens_where_it_is_told_to_and_nowhere_else(tmp_path: Path) -> None:
     spec = SPEC.model_copy(update={"host": "127.0.0.2"})
     (tmp_path / "repository").mkdir()
@@ -183,7 +195,7 @@ def test_it_listens_where_it_is_told_to_and_nowhere_else(tmp_path: Path) -> None
         for url in (elsewhere.http_url, elsewhere.grpc_url, elsewhere.metrics_url):
             host, _, port = url.rpartition(":")
             assert host == "127.0.0.2"
-            socket.create_connection((host, int(port)), timeout=5).close()
+            connect(host, int(port))
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", int(port)), timeout=5)
         found = state.read_state(tmp_path / "run")
