@@ -17,6 +17,8 @@ PLACES = [
     *sorted((ROOT / "benchmarks").glob("*.md")),
     *sorted((ROOT / "recipes").glob("*.py")),
     *sorted((ROOT / "recipes" / "conf").rglob("*.yaml")),
+    *sorted((ROOT / "docker").glob("*.Dockerfile")),
+    ROOT / "docker" / "compose.yaml",
 ]
 _COMMAND = re.compile(
     r"(?:python -m recipes\.(\w+)|make (run|train|data|build|eval|deploy|bench|serve|chat) ARGS=)(.*)"
