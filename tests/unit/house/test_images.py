@@ -55,10 +55,16 @@ def closure(names: Iterable[str], leave_out: set[str]) -> set[str]:
     return found
 
 
+def copied(dockerfile: Path) -> list[Path]:
+    """What a Dockerfile copies of our package."""
+    text = dockerfile.read_text(encoding="utf-8")
+    return [ROOT / word for word in re.findall(r"(?<= )src/throughline/\S+", text)]
+
+
 def imported(folders: Iterable[Path]) -> set[str]:
     """The distributions that source imports anywhere, function bodies too."""
     tops = set()
-    for path in (path for folder in folders for path in folder.glob("*.py")):
+    for path in (path for item in folders for path in (item.glob("*.py") if item.is_dir() else [item])):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 tops |= {item.name.split(".")[0] for item in node.names}
@@ -157,7 +163,7 @@ def test_a_list_s_packages_that_are_there_are_left_alone(tmp_path: Path) -> None
 
 
 def test_the_gateway_s_list_is_what_it_imports_and_no_more() -> None:
-    used = imported([ROOT / "src/throughline/gateway", ROOT / "src/throughline/contracts"])
+    used = imported(copied(DOCKER / "gateway.Dockerfile"))
     # Named to uvicorn as a word.
     assert closure(used | {"httptools"}, NOT_NEEDED) == listed(DOCKER / "gateway.packages")
 
@@ -170,11 +176,11 @@ def test_the_training_list_is_what_its_extras_need() -> None:
 
 
 def test_the_gateway_runs_with_the_packages_of_its_image(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
-    """As in the image: our two packages, those of the list, and no site-packages."""
+    """As in the image: what it copies of ours, the packages of the list, and no site-packages."""
     site = tmp_path / "site"
     (site / "throughline").mkdir(parents=True)
-    for name in ("__init__.py", "contracts", "gateway"):
-        (site / "throughline" / name).symlink_to(ROOT / "src/throughline" / name)
+    for path in copied(DOCKER / "gateway.Dockerfile"):
+        (site / "throughline" / path.name).symlink_to(path)
     for name in listed(DOCKER / "gateway.packages"):
         distribution = metadata.distribution(name)
         for top in {file.parts[0] for file in distribution.files or [] if ".." not in file.parts}:
