@@ -1,0 +1,1 @@
+"""Sources of the Python models of the `inflight_batcher_llm` layout; copied into a repository as `model.py`."""
