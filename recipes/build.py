@@ -165,6 +165,7 @@ def _job(config: Config) -> None:
     app.made(
         artifact, again=artifact.digest in known, next_command=f"bash {script}   (on a GPU machine; its head says how)"
     )
+    app.echo(f"then     python -m recipes.deploy profile=gpu action=render target={artifact.digest[:12]}")
 
 
 def _build(config: Config) -> None:

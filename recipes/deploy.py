@@ -3,6 +3,7 @@
 python -m recipes.deploy
 python -m recipes.deploy action=status
 python -m recipes.deploy version=1             # back to a version, on a server that runs without a restart
+python -m recipes.deploy action=render target=<digest>   # of a build job: TensorRT-LLM's layouts, for a GPU machine
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from throughline.contracts.errors import DeployError
 from throughline.contracts.serving import LOOPBACK, ServeSpec
 
 if TYPE_CHECKING:
+    from recipes.deploy_gpu import GpuTarget
     from throughline.triton.state import ServerState
 
 CHECK_PROMPT = "Hello"
+_ALIASES = ("promoted", "previous", "latest")
 
 
 class Config(app.RecipeConfig):
@@ -205,10 +208,49 @@ def stop(config: Config) -> None:
     app.echo("stopped")
 
 
+def _gpu_target(config: Config) -> GpuTarget | None:
+    """The build job or TensorRT-LLM engine that is to be served, None if it is an engine of this machine's."""
+    if config.action in ("status", "stop") or config.version or config.target.partition("/")[0] in _ALIASES:
+        return None
+    from recipes.deploy_gpu import find_target
+
+    return find_target(config.store(), config.target)
+
+
+def render_gpu(config: Config, target: GpuTarget) -> None:
+    """Renders TensorRT-LLM's layouts for a GPU machine.
+
+    Raises:
+        DeployError: If it is to be started here.
+    """
+    from recipes import deploy_gpu
+    from throughline.reporting.terminal import print_table
+
+    if config.action == "start":
+        raise DeployError(
+            "an engine of TensorRT-LLM runs on a GPU machine",
+            where="action=start",
+            seen=config.target,
+            fix="render what starts it there: action=render",
+        )
+    known = {item.digest for item in config.store().all("deployment")}
+    rendered = deploy_gpu.make(config.store(), target, config.name, config.serve)
+    print_table(deploy_gpu.table(rendered, config.serve))
+    layout = next(path.parent for path in sorted(rendered.artifact.path.glob("*/start.sh")))
+    app.made(
+        rendered.artifact,
+        again=rendered.artifact.digest in known,
+        next_command=f"python -m recipes.lint path={layout / 'repository'}",
+    )
+
+
 @app.recipe(Config)
 def main(config: Config) -> None:
     """Runs the recipe."""
-    if config.action == "render":
+    target = _gpu_target(config)
+    if target is not None:
+        render_gpu(config, target)
+    elif config.action == "render":
         version = make(config)
         app.echo(f"rendered {config.paths.model_repository / config.name}, version {version}")
         app.echo("next   python -m recipes.deploy")

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from throughline.contracts.config import StrictModel
+from throughline.contracts.gpu_serving import GpuServeSpec
 
 Layout = Literal["inflight_batcher_llm", "llmapi"]
 LOOPBACK = "127.0.0.1"
@@ -37,6 +38,7 @@ class ServeSpec(StrictModel):
         drain_timeout_seconds: Time that running requests get when the model is unloaded.
         ready_timeout_seconds: Time until the first token after a start.
         exit_timeout_seconds: Time that Triton gets to finish running requests before it is killed.
+        gpu: Settings of TensorRT-LLM's layouts, for engines of GPUs.
     """
 
     runtime: str = Field(default="throughline.engines:load", pattern=r"^[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*$")
@@ -56,6 +58,7 @@ class ServeSpec(StrictModel):
     drain_timeout_seconds: float = Field(default=20.0, gt=0)
     ready_timeout_seconds: float = Field(default=120.0, gt=0)
     exit_timeout_seconds: int = Field(default=25, ge=1)
+    gpu: GpuServeSpec = GpuServeSpec()
 
     @model_validator(mode="after")
     def _exit_leaves_time_to_drain(self) -> Self:

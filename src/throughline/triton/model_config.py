@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from throughline.contracts.errors import DeployError
 from throughline.contracts.serving import ServeSpec
@@ -55,6 +55,10 @@ OUTPUTS: tuple[tuple[str, str, int], ...] = (
 # Fields that tritonclient's schema (2.73) has and the embedded server's (2.51) has not; found by
 # comparing the two releases' descriptors field by field, these two are the roots of all differences.
 NEWER_THAN_SERVER = frozenset({"model_metrics", "ensemble_scheduling.max_inflight_requests"})
+# What NVIDIA's containers of TensorRT-LLM 1.2.x (26.03 to 26.07, Triton 2.67 to 2.71) may lack of it: the field came
+# between 2.62 and 2.73.
+NEWER_THAN_CONTAINER = frozenset({"ensemble_scheduling.max_inflight_requests"})
+Server = Literal["cpu", "container"]
 
 _PARAMETERS = (
     "layout",
@@ -91,20 +95,21 @@ def render_config(name: str, *, version: int, engine_dir: Path, spec: ServeSpec)
     return to_text(config)
 
 
-def to_text(config: Message) -> str:
-    """Returns a config as protobuf text under our header."""
+def to_text(config: Message, header: str = HEADER) -> str:
+    """Returns a config as protobuf text under a header, by default that of our engine model."""
     from google.protobuf import text_format
 
-    return HEADER + text_format.MessageToString(config)
+    return header + text_format.MessageToString(config)
 
 
-def parse_config(text: str, *, where: str, directory_name: str) -> Any:
+def parse_config(text: str, *, where: str, directory_name: str, server: Server = "cpu") -> Any:
     """Checks a `config.pbtxt` against the schema, the server's subset of it and its directory.
 
     Args:
         text: Protobuf text.
         where: Path for messages.
         directory_name: Name of the model's directory, which Triton requires to be the model's name.
+        server: `cpu` for the embedded server, `container` for NVIDIA's with TensorRT-LLM.
 
     Returns:
         The `ModelConfig` message.
@@ -125,7 +130,11 @@ def parse_config(text: str, *, where: str, directory_name: str) -> Any:
             seen=str(error).partition(" : ")[2] or str(error),
             fix="correct the line; field names are those of Triton's model_config.proto",
         ) from None
-    faults = [*_semantic_faults(config, directory_name), *_newer_fields(config)]
+    faults = [*_semantic_faults(config, directory_name)]
+    if server == "cpu":
+        faults += [*_beyond_cpu(config), *_newer_fields(config, NEWER_THAN_SERVER, "Triton 2.51")]
+    else:
+        faults += [*_beyond_container(config), *_newer_fields(config, NEWER_THAN_CONTAINER, "Triton 2.67 to 2.71")]
     if faults:
         raise DeployError(
             "model configuration would not load",
@@ -146,17 +155,27 @@ def _semantic_faults(config: Any, directory_name: str) -> Iterator[str]:
     for tensor in [*config.input, *config.output]:
         if not tensor.dims or any(size == 0 or size < -1 for size in tensor.dims):
             yield f"dims of '{tensor.name}' are {list(tensor.dims)}, each must be -1 or positive"
+
+
+def _beyond_cpu(config: Any) -> Iterator[str]:
     if any(group.kind == group.KIND_GPU for group in config.instance_group):
         yield "instance_group kind is KIND_GPU, but this server has no GPU support"
     if config.backend and config.backend != "python":
         yield f"backend is '{config.backend}', but this server ships the python backend only"
 
 
-def _newer_fields(message: Message, prefix: str = "") -> Iterator[str]:
+def _beyond_container(config: Any) -> Iterator[str]:
+    if config.backend and config.backend not in ("python", "tensorrtllm"):
+        yield f"backend is '{config.backend}', but the container ships python and tensorrtllm"
+    if config.platform and config.platform != "ensemble":
+        yield f"platform is '{config.platform}', but the container knows ensemble alone"
+
+
+def _newer_fields(message: Message, newer: frozenset[str], server: str, prefix: str = "") -> Iterator[str]:
     for field, value in message.ListFields():
         path = f"{prefix}{field.name}"
-        if path in NEWER_THAN_SERVER:
-            yield f"{path} is unknown to Triton 2.51"
+        if path in newer:
+            yield f"{path} is unknown to {server}"
         elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
             for item in value if field.is_repeated else [value]:
-                yield from _newer_fields(item, f"{path}.")
+                yield from _newer_fields(item, newer, server, f"{path}.")

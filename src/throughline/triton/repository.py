@@ -72,13 +72,7 @@ def render(repository: Path, name: str, engine_dir: Path, spec: ServeSpec, *, en
     Raises:
         DeployError: If the name or the engine folder cannot be used.
     """
-    if not _NAME.fullmatch(name):
-        raise DeployError(
-            "model name cannot be served",
-            where="name",
-            seen=repr(name),
-            fix="use letters, digits, '.', '_' and '-', first a letter or digit",
-        )
+    check_name(name)
     engine_dir = engine_dir.resolve()
     if not (engine_dir / "engine.json").is_file():
         raise DeployError(
@@ -103,6 +97,21 @@ def render(repository: Path, name: str, engine_dir: Path, spec: ServeSpec, *, en
     parse_config(config, where=str(model / CONFIG_NAME), directory_name=name)
     _replace(model / CONFIG_NAME, config)
     return number
+
+
+def check_name(name: str) -> None:
+    """Refuses what is no name of a folder, a model or a container.
+
+    Raises:
+        DeployError: Saying what is allowed.
+    """
+    if not _NAME.fullmatch(name):
+        raise DeployError(
+            "model name cannot be served",
+            where="name",
+            seen=repr(name),
+            fix="use letters, digits, '.', '_' and '-', first a letter or digit",
+        )
 
 
 def versions(repository: Path, name: str) -> list[Version]:
