@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -155,6 +156,9 @@ def _semantic_faults(config: Any, directory_name: str) -> Iterator[str]:
     for tensor in [*config.input, *config.output]:
         if not tensor.dims or any(size == 0 or size < -1 for size in tensor.dims):
             yield f"dims of '{tensor.name}' are {list(tensor.dims)}, each must be -1 or positive"
+    for what, tensors in (("inputs", config.input), ("outputs", config.output)):
+        names = Counter(tensor.name for tensor in tensors)
+        yield from (f"{count} {what} are called '{name}'" for name, count in names.items() if count > 1)
 
 
 def _beyond_cpu(config: Any) -> Iterator[str]:

@@ -67,6 +67,7 @@ def test_faults_of_the_schema_come_with_their_line(old: str, new: str, words: st
         ("max_batch_size: -1", "lab", "max_batch_size is -1"),
         ('input { name: "x" data_type: TYPE_INT32 }', "lab", "dims of 'x' are []"),
         ('input { name: "x" data_type: TYPE_INT32 dims: [0] }', "lab", "dims of 'x' are [0]"),
+        ('input { name: "seed" data_type: TYPE_INT32 dims: [1] }', "lab", "2 inputs are called 'seed'"),
         ("instance_group { kind: KIND_GPU }", "lab", "KIND_GPU"),
         ("model_metrics { }", "lab", "model_metrics is unknown to Triton 2.51"),
         (

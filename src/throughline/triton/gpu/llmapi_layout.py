@@ -18,7 +18,6 @@ from throughline.triton.gpu.text.tensors import Tensor
 MODEL_FOLDER = "/app/all_models/llmapi/tensorrt_llm/1"
 _MORE_INPUTS = (Tensor("sampling_param_return_perf_metrics", "BOOL"), Tensor("stop", "BOOL"))
 _MORE_OUTPUTS = (
-    Tensor("cumulative_logprob", "FP32", (-1,)),
     *(Tensor(f"kv_cache_{name}", "INT32", (-1,)) for name in ("reused_block", "missed_block")),
     *(Tensor(f"kv_cache_alloc_{name}_blocks", "INT32", (-1,)) for name in ("new", "total")),
     Tensor("kv_cache_hit_rate", "FP32", (-1,)),
