@@ -1,7 +1,8 @@
-"""The OpenAI-compatible gateway: where it listens, which models it serves, its limits and timeouts."""
+"""The OpenAI-compatible gateway: where it listens, who may use it, which models it serves, its limits and timeouts."""
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Literal, Self
 
@@ -31,11 +32,15 @@ class GatewayLimits(StrictModel):
 
     Attributes:
         max_body_bytes: Largest request body (413 beyond).
+        max_body_depth: Deepest nesting of arrays and objects in a body, told before it is parsed (400 beyond).
+        max_unread_bytes: Bytes of all bodies that have come and are not parsed yet (429 beyond).
         max_concurrent_requests: Requests in the engine at a time (429 beyond).
         max_concurrent_tokens: Prompt plus requested output tokens in the engine at a time (429 beyond).
     """
 
     max_body_bytes: int = Field(default=4 * 2**20, ge=1024)
+    max_body_depth: int = Field(default=64, ge=4, le=500)
+    max_unread_bytes: int = Field(default=64 * 2**20, ge=1024)
     max_concurrent_requests: int = Field(default=256, ge=1)
     max_concurrent_tokens: int = Field(default=262_144, ge=1)
 
@@ -62,12 +67,31 @@ class GatewayTimeouts(StrictModel):
     keep_alive_seconds: int = Field(default=75, ge=1)
 
 
+class KeySettings(StrictModel):
+    """Who may use the gateway: API keys, what each has used, and answers kept for `Idempotency-Key`.
+
+    Attributes:
+        store: `sqlite:///FILE` (relative; `sqlite:////FILE` is absolute) for the gateways of one machine,
+            `redis://[user:password@]host:port/db` (`rediss://` with TLS) for those of many. Not in `repr`.
+        lease_seconds: How long a request of a gateway that died holds its place among its key's concurrent ones.
+        idempotency_seconds: How long an answer is given again for the same `Idempotency-Key`.
+        max_kept_answer_bytes: Answers larger than this are not kept.
+    """
+
+    store: str = Field(repr=False, pattern=r"^(sqlite:///.+|rediss?://[^/\s]+(/\d+)?)$")
+    lease_seconds: float = Field(default=30.0, ge=1)
+    idempotency_seconds: int = Field(default=24 * 3600, ge=1)
+    max_kept_answer_bytes: int = Field(default=2**20, ge=0)
+
+
 class GatewaySpec(StrictModel):
     """Everything that `throughline.gateway.serve` needs.
 
     Attributes:
-        host: Address to listen on; loopback unless a proxy in front takes care of access.
+        host: Address to listen on; one beyond loopback needs `keys`, or `allow_open`.
         port: Port; 0 takes a free one.
+        keys: See `KeySettings`; None asks nobody for a key.
+        allow_open: Lets anyone who reaches `host` use the gateway without a key.
         models: At least one, with distinct ids.
         unknown_fields: Whether a field that we do not know is a 400 or passes unseen.
         limits: See `GatewayLimits`.
@@ -77,6 +101,8 @@ class GatewaySpec(StrictModel):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
+    keys: KeySettings | None = None
+    allow_open: bool = False
     models: tuple[ModelRoute, ...] = Field(min_length=1)
     unknown_fields: Literal["refuse", "ignore"] = "refuse"
     limits: GatewayLimits = GatewayLimits()
@@ -89,3 +115,19 @@ class GatewaySpec(StrictModel):
         if len(set(ids)) != len(ids):
             raise ValueError(f"two models share an id: {', '.join(ids)}")
         return self
+
+    @model_validator(mode="after")
+    def _open_only_on_loopback(self) -> Self:
+        if self.keys is None and not self.allow_open and not _is_loopback(self.host):
+            raise ValueError(
+                f"anyone who reaches {self.host!r} could use the gateway: set keys.store and create keys with "
+                "`python -m recipes.keys action=create`, listen on 127.0.0.1, or set allow_open=true"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

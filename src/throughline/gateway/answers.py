@@ -67,7 +67,7 @@ async def answer(
         metrics.request_generation_tokens.observe(tokens.completion_tokens)
         admission.leave(size, ended - entered)
         exchange.prompt_tokens, exchange.completion_tokens = len(job.prompt), tokens.completion_tokens
-        exchange.outcome = reason
+        exchange.end(reason)
         await job.model.upstream.finish(tokens)
 
 

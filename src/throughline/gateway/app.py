@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 
 import orjson
 
 from throughline.contracts.gateway import GatewaySpec
+from throughline.gateway.access import Access
 from throughline.gateway.admission import Admission
-from throughline.gateway.answers import answer
-from throughline.gateway.errors import ApiError, bad_request, server_error
+from throughline.gateway.call import Call, Handler
+from throughline.gateway.chain import Chains
+from throughline.gateway.errors import ApiError, bad_request, server_error, unavailable
 from throughline.gateway.http import Exchange, Receive, Scope, Send
 from throughline.gateway.jobs import Job, chat_job, completion_job
 from throughline.gateway.metrics import CONTENT_TYPE, GatewayMetrics
 from throughline.gateway.schemas import BodyDecoder
 from throughline.gateway.served import ServedModels
+from throughline.gateway.store import StoreError
 
 logger = logging.getLogger("throughline.gateway")
-_Handler = Callable[[Exchange], Awaitable[None]]
 _MODEL_PREFIX = "/v1/models/"
 
 
@@ -31,19 +32,27 @@ class GatewayApp:
         metrics: What `/metrics` shows.
         models: The served models.
         admission: Requests and tokens in the engines.
+        access: The key store; None where nobody is asked for a key.
+        startup_error: Why the key store could not be opened, empty if it could.
     """
 
     def __init__(self, spec: GatewaySpec) -> None:
-        self._spec = spec
         self.metrics = GatewayMetrics(route.id for route in spec.models)
         self.models = ServedModels(spec, self.metrics)
         self.admission = Admission(spec.limits)
         self._decoder = BodyDecoder(strict=spec.unknown_fields == "refuse")
-        self._routes: dict[str, dict[str, _Handler]] = {
-            "/v1/chat/completions": {"POST": self._chat},
-            "/v1/completions": {"POST": self._completion},
-            "/v1/models": {"GET": self._list_models, "HEAD": self._list_models},
-            f"{_MODEL_PREFIX}{{id}}": {"GET": self._one_model, "HEAD": self._one_model},
+        self.access = None if spec.keys is None else Access(spec.keys)
+        self.startup_error = ""
+        self._routes = self._make_routes(Chains(spec, self.access, self.admission))
+
+    def _make_routes(self, chains: Chains) -> dict[str, dict[str, Handler]]:
+        models, model = chains.asked(self._list_models), chains.asked(self._one_model)
+        return {
+            "/v1/chat/completions": {"POST": chains.generation(self._chat)},
+            "/v1/completions": {"POST": chains.generation(self._completion)},
+            "/v1/models": {"GET": models, "HEAD": models},
+            f"{_MODEL_PREFIX}{{id}}": {"GET": model, "HEAD": model},
+            # Open to everyone: what a load balancer and Prometheus ask.
             "/health": {"GET": self._health, "HEAD": self._health},
             "/health/ready": {"GET": self._ready, "HEAD": self._ready},
             "/metrics": {"GET": self._metrics, "HEAD": self._metrics},
@@ -58,6 +67,13 @@ class GatewayApp:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        try:
+            if self.access is not None:
+                await self.access.open()
+        except StoreError as error:
+            self.startup_error = str(error)
+            await send({"type": "lifespan.startup.failed", "message": ""})
+            return
         await self.models.open()
         await send({"type": "lifespan.startup.complete"})
         try:
@@ -66,6 +82,8 @@ class GatewayApp:
             # A second Ctrl-C ends at once, which is no fault to print.
             return
         await self.models.close()
+        if self.access is not None:
+            await self.access.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, exchange: Exchange) -> None:
@@ -76,6 +94,9 @@ class GatewayApp:
         except ConnectionError:
             # The client left before it had sent its request: nobody is there to answer.
             exchange.outcome = "abort"
+        except StoreError as error:
+            logger.error("%s", error)
+            await self._fail(exchange, unavailable("The key store is not available at the moment."))
         except RecursionError:
             await self._fail(exchange, bad_request("The request is nested too deeply.", code="invalid_json"))
         except Exception:
@@ -109,30 +130,15 @@ class GatewayApp:
         unread = error.status == 408 or await exchange.discard_body()
         await exchange.fail(error, close=unread)
 
-    async def _chat(self, exchange: Exchange) -> None:
-        body = await self._body(exchange)
-        begun = time.perf_counter()
-        job = await chat_job(exchange, self._decoder.chat(body), self.models)
-        await self._answer(exchange, job, begun)
+    async def _chat(self, call: Call) -> Job:
+        request = self._decoder.chat(call.body)
+        call.parsed()
+        return await chat_job(call.exchange, request, self.models)
 
-    async def _completion(self, exchange: Exchange) -> None:
-        body = await self._body(exchange)
-        begun = time.perf_counter()
-        job = await completion_job(exchange, self._decoder.completion(body), self.models)
-        await self._answer(exchange, job, begun)
-
-    async def _body(self, exchange: Exchange) -> bytes:
-        spec = self._spec
-        return await exchange.body(limit=spec.limits.max_body_bytes, seconds=spec.timeouts.body_seconds)
-
-    async def _answer(self, exchange: Exchange, job: Job, begun: float) -> None:
-        await answer(
-            exchange,
-            job,
-            self.admission,
-            total_seconds=self._spec.timeouts.total_seconds,
-            prepare_seconds=time.perf_counter() - begun,
-        )
+    async def _completion(self, call: Call) -> Job:
+        request = self._decoder.completion(call.body)
+        call.parsed()
+        return await completion_job(call.exchange, request, self.models)
 
     async def _list_models(self, exchange: Exchange) -> None:
         cards = [model.card() for model in self.models.by_id.values()]
@@ -164,6 +170,8 @@ class GatewayApp:
             "status": exchange.status,
             "seconds": round(time.perf_counter() - exchange.started, 6),
         }
+        if exchange.key:
+            fields |= {"key": exchange.key, "tenant": exchange.tenant}
         if exchange.outcome:
             fields |= {
                 "model": exchange.model,
@@ -181,6 +189,7 @@ def create_app(spec: GatewaySpec) -> GatewayApp:
     process lives), `/health/ready` (a token of every model came out lately or just now), `/metrics`.
 
     Raises:
+        MissingDependencyError: If the key store needs a package that is not there.
         EngineError: If an engine folder is none.
         ConfigError: If its `engine.json` does not validate.
         GatewayError: If it lacks a tokenizer or has a broken chat template.

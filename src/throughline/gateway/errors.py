@@ -18,6 +18,7 @@ class ApiError(Exception):
         code: Stable name for programs.
         retry_after: Seconds after which a retry makes sense.
         allow: Methods that the path takes, for 405.
+        extra: Further headers.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class ApiError(Exception):
         code: str | None = None,
         retry_after: float | None = None,
         allow: str = "",
+        extra: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -39,6 +41,7 @@ class ApiError(Exception):
         self.code = code
         self.retry_after = retry_after
         self.allow = allow
+        self.extra = extra
 
     def body(self) -> bytes:
         """The JSON body `{"error": {message, type, param, code}}`."""
@@ -46,8 +49,8 @@ class ApiError(Exception):
         return orjson.dumps({"error": fields})
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """`retry-after` in whole seconds, where a retry makes sense, and `allow`."""
-        headers = []
+        """`retry-after` in whole seconds, where a retry makes sense, `allow`, and the others."""
+        headers = list(self.extra)
         if self.retry_after is not None:
             headers.append((b"retry-after", str(max(1, math.ceil(self.retry_after))).encode()))
         if self.allow:
@@ -90,6 +93,18 @@ def body_too_large(limit: int) -> ApiError:
 def overloaded(message: str, *, retry_after: float) -> ApiError:
     """429: the same request may pass later."""
     return ApiError(429, message, type="rate_limit_error", code="rate_limit_exceeded", retry_after=retry_after)
+
+
+def invalid_key(why: str) -> ApiError:
+    """401: no key, or none that is good; the message never repeats what was sent."""
+    return ApiError(401, why, code="invalid_api_key", extra=((b"www-authenticate", b"Bearer"),))
+
+
+def beyond_limit(message: str) -> ApiError:
+    """429 for a request that no waiting makes fit; the header is how OpenAI's clients are told not to repeat it."""
+    return ApiError(
+        429, message, type="rate_limit_error", code="rate_limit_exceeded", extra=((b"x-should-retry", b"false"),)
+    )
 
 
 def unavailable(message: str, *, retry_after: float = 1.0) -> ApiError:

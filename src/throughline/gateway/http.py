@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from throughline.gateway.bodies import Hold
 from throughline.gateway.errors import ApiError, body_too_large
 
 Scope = MutableMapping[str, Any]
@@ -37,6 +38,12 @@ class Exchange:
         prompt_tokens: Its prompt tokens, for the log.
         completion_tokens: Its output tokens, for the log.
         started: `time.perf_counter()` of the arrival.
+        key: Public id of the client's API key, for the log.
+        tenant: Whose key it is, for the log.
+        headers: Sent with the answer, whichever it is.
+        on_end: Called once when the generation has ended and its tokens are counted.
+        keep_bytes: Whole answers with status 200 of up to so many bytes stay in `kept`; -1 for none.
+        kept: See `keep_bytes`.
     """
 
     __slots__ = (
@@ -45,8 +52,13 @@ class Exchange:
         "_receive",
         "_send",
         "completion_tokens",
+        "headers",
+        "keep_bytes",
+        "kept",
+        "key",
         "method",
         "model",
+        "on_end",
         "outcome",
         "path",
         "prompt_tokens",
@@ -54,6 +66,7 @@ class Exchange:
         "route",
         "started",
         "status",
+        "tenant",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,6 +81,11 @@ class Exchange:
         self.outcome = ""
         self.prompt_tokens = 0
         self.completion_tokens = 0
+        self.key = self.tenant = ""
+        self.headers: Headers = []
+        self.on_end: Callable[[], None] | None = None
+        self.keep_bytes = -1
+        self.kept: bytes | None = None
         self.started = time.perf_counter()
         self._body_read = self.method in ("GET", "HEAD")
         given = self.header(b"x-request-id")
@@ -83,11 +101,11 @@ class Exchange:
                 return value
         return b""
 
-    async def body(self, *, limit: int, seconds: float) -> bytes:
-        """The whole request body.
+    async def body(self, *, limit: int, seconds: float, hold: Hold) -> bytes:
+        """The whole request body, whose bytes `hold` counts as they come.
 
         Raises:
-            ApiError: 413 beyond `limit` bytes, 408 when it has not come within `seconds`.
+            ApiError: 413 beyond `limit` bytes, 408 when it has not come within `seconds`, 429 from `hold`.
             ConnectionError: If the client left.
         """
         length = self.header(b"content-length")
@@ -95,13 +113,13 @@ class Exchange:
             raise body_too_large(limit)
         try:
             async with asyncio.timeout(seconds):
-                return await self._read(limit)
+                return await self._read(limit, hold)
         except TimeoutError:
             raise ApiError(
                 408, f"The request body did not come within {seconds:g} seconds.", code="request_timeout"
             ) from None
 
-    async def _read(self, limit: int) -> bytes:
+    async def _read(self, limit: int, hold: Hold) -> bytes:
         chunks, size = [], 0
         while True:
             event = await self._receive()
@@ -112,6 +130,7 @@ class Exchange:
             size += len(chunks[-1])
             if size > limit:
                 raise body_too_large(limit)
+            hold.add(len(chunks[-1]))
             if self._body_read:
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -135,6 +154,12 @@ class Exchange:
         except TimeoutError:
             return True
 
+    def end(self, outcome: str) -> None:
+        """Says how the generation ended, once its tokens are counted."""
+        self.outcome = outcome
+        if self.on_end is not None:
+            self.on_end()
+
     async def disconnected(self) -> None:
         """Returns when the client has closed its connection."""
         while (await self._receive())["type"] != "http.disconnect":
@@ -143,7 +168,8 @@ class Exchange:
     async def start(self, status: int, content_type: bytes, headers: Headers) -> None:
         """Sends status and headers."""
         self.status = status
-        everything = [(b"content-type", content_type), (b"x-request-id", self.request_id.encode()), *headers]
+        own = ((b"content-type", content_type), (b"x-request-id", self.request_id.encode()))
+        everything = [*own, *self.headers, *headers]
         await self._send({"type": "http.response.start", "status": status, "headers": everything})
 
     async def chunk(self, body: bytes, *, more: bool) -> None:
@@ -154,6 +180,8 @@ class Exchange:
         self, status: int, body: bytes, *, content_type: bytes = JSON, headers: Headers | None = None
     ) -> None:
         """Sends a whole answer."""
+        if status == 200 and len(body) <= self.keep_bytes:
+            self.kept = body
         length = (b"content-length", str(len(body)).encode())
         await self.start(status, content_type, [length, *(headers or [])])
         await self.chunk(b"" if self.method == "HEAD" else body, more=False)

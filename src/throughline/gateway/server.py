@@ -37,7 +37,8 @@ def serve(
     Raises:
         EngineError: If an engine folder is none.
         ConfigError: If its `engine.json` does not validate.
-        GatewayError: If the address cannot be used or a folder lacks what a prompt needs.
+        GatewayError: If the address or the key store cannot be used, or a folder lacks what a prompt needs.
+        MissingDependencyError: If the key store needs a package that is not there.
     """
     import uvicorn
     import uvloop
@@ -60,7 +61,19 @@ def serve(
     server = _server_class()(config)
     server.on_started = lambda: on_ready(_url(listener)) if on_ready is not None else None
     with contextlib.closing(listener):
-        uvloop.run(server.serve(sockets=[listener]))
+        try:
+            uvloop.run(server.serve(sockets=[listener]))
+        except SystemExit:
+            # uvicorn's way to end when the application could not start.
+            if not app.startup_error:
+                raise
+    if app.startup_error:
+        raise GatewayError(
+            "the key store cannot be opened",
+            where="keys.store",
+            seen=app.startup_error,
+            fix="start the server that it names, or correct it",
+        )
 
 
 def _server_class() -> Any:
@@ -73,7 +86,8 @@ def _server_class() -> Any:
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            self.on_started()
+            if not self.should_exit:
+                self.on_started()
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:

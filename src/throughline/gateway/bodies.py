@@ -1,0 +1,75 @@
+"""What a request body may cost before it is parsed: how deep it nests, and how many bytes of all wait in memory."""
+
+from __future__ import annotations
+
+import re
+
+from throughline.gateway.errors import overloaded
+
+# What is left of JSON without its strings when only brackets count, both kinds alike.
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_SAME = bytes.maketrans(b"{}", b"[]")
+_OTHERS = bytes(set(range(256)) - set(b"[]{}"))
+_RETRY_SECONDS = 1.0
+
+
+def deeper_than(body: bytes, depth: int) -> bool:
+    """Whether arrays and objects of a JSON text nest deeper than `depth`, in time linear in its length.
+
+    Of a text that is no JSON it says what its brackets look like; the parser refuses it.
+    """
+    if body.count(b"[") + body.count(b"{") <= depth:
+        return False
+    brackets = _STRING.sub(b"", body).translate(_SAME, _OTHERS)
+    # Each pass takes the innermost pairs away, which is one level; what no pass shortens is not closed.
+    for level in range(depth + 1):
+        if not brackets:
+            return False
+        inner = brackets.replace(b"[]", b"")
+        if len(inner) == len(brackets):
+            return level + inner.count(b"[") > depth
+        brackets = inner
+    return True
+
+
+class BodyBudget:
+    """Counts the bytes of all bodies that have come and are not parsed yet.
+
+    Args:
+        limit: Most bytes at a time.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+
+    def hold(self) -> Hold:
+        """The share of one request, empty at first."""
+        return Hold(self)
+
+
+class Hold:
+    """The bytes of one body."""
+
+    __slots__ = ("_budget", "_held")
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self._held = 0
+
+    def add(self, size: int) -> None:
+        """Counts bytes that have come.
+
+        Raises:
+            ApiError: 429 when the bodies together are larger than the limit. One body alone always fits.
+        """
+        budget = self._budget
+        if budget.held > self._held and budget.held + size > budget.limit:
+            raise overloaded("Too many request bodies are waiting to be read.", retry_after=_RETRY_SECONDS)
+        self._held += size
+        budget.held += size
+
+    def release(self) -> None:
+        """Counts them no more."""
+        self._budget.held -= self._held
+        self._held = 0
