@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from throughline.artifacts import Artifact, ArtifactStore
-from throughline.contracts.config import StrictModel
-from throughline.contracts.gateway import GatewayLimits, GatewaySpec, GatewayTimeouts, ModelRoute
+from throughline.contracts.config import StrictModel, parse
+from throughline.contracts.gateway import GatewayLimits, GatewaySpec, GatewayTimeouts, KeySettings, ModelRoute
 from throughline.contracts.serving import ServeSpec
 
 if TYPE_CHECKING:
@@ -24,16 +24,21 @@ class GatewaySettings(StrictModel):
 
     host: str = "127.0.0.1"
     port: int = 8080
+    keys: KeySettings | None = None
+    allow_open: bool = False
     unknown_fields: str = "refuse"
     limits: GatewayLimits = GatewayLimits()
     timeouts: GatewayTimeouts = GatewayTimeouts()
 
     def spec(self, name: str, upstream: str, engine_dir: Path, log_format: str) -> GatewaySpec:
-        """Returns the full spec for one model."""
+        """Returns the full spec for one model.
+
+        Raises:
+            ConfigError: If the settings contradict one another.
+        """
         route = ModelRoute(id=name, upstream=upstream, triton_model=name, engine_dir=engine_dir)
-        return GatewaySpec.model_validate(
-            {**self.model_dump(), "models": (route.model_dump(),), "log_format": log_format}
-        )
+        values = {**self.model_dump(), "models": (route.model_dump(),), "log_format": log_format}
+        return parse(GatewaySpec, values, where="gateway")
 
 
 def run_dir(store: ArtifactStore) -> Path:

@@ -28,6 +28,7 @@ RECIPES = (
     "migrate",
     "quantize",
     "lifecycle",
+    "keys",
 )
 
 
@@ -59,6 +60,9 @@ def test_every_recipe_has_help(tmp_path: Path, recipe: str) -> None:
         (("recipes.evaluate", "target=ffffffff"), "reference does not name one engine"),
         (("recipes.deploy", "action=stop"), "no server is running"),
         (("recipes.bench", "bench.repeats=0"), "bench.repeats"),
+        (("recipes.keys", "action=create"), "action=create needs keys.name"),
+        (("recipes.keys", "action=revoke"), "action=revoke needs keys.id"),
+        (("recipes.keys", "keys.store=postgres://x"), "keys.store"),
     ],
 )
 def test_bad_input_gets_its_place_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
