@@ -9,6 +9,7 @@ import time
 import orjson
 
 from throughline.contracts.gateway import GatewaySpec
+from throughline.gateway import openapi
 from throughline.gateway.access import Access
 from throughline.gateway.admission import Admission
 from throughline.gateway.call import Call, Handler
@@ -20,6 +21,7 @@ from throughline.gateway.metrics import CONTENT_TYPE, GatewayMetrics
 from throughline.gateway.schemas import BodyDecoder
 from throughline.gateway.served import ServedModels
 from throughline.gateway.store import StoreError
+from throughline.gateway.tokenizing import detokenize, tokenize
 
 logger = logging.getLogger("throughline.gateway")
 _MODEL_PREFIX = "/v1/models/"
@@ -41,6 +43,7 @@ class GatewayApp:
         self.models = ServedModels(spec, self.metrics)
         self.admission = Admission(spec.limits)
         self._decoder = BodyDecoder(strict=spec.unknown_fields == "refuse")
+        self._document = openapi.document(strict=spec.unknown_fields == "refuse", keys=spec.keys is not None)
         self.access = None if spec.keys is None else Access(spec.keys)
         self.startup_error = ""
         self._routes = self._make_routes(Chains(spec, self.access, self.admission))
@@ -52,7 +55,10 @@ class GatewayApp:
             "/v1/completions": {"POST": chains.generation(self._completion)},
             "/v1/models": {"GET": models, "HEAD": models},
             f"{_MODEL_PREFIX}{{id}}": {"GET": model, "HEAD": model},
-            # Open to everyone: what a load balancer and Prometheus ask.
+            "/tokenize": {"POST": chains.posted(self._tokenize)},
+            "/detokenize": {"POST": chains.posted(self._detokenize)},
+            # Open to everyone: what describes the gateway, and what a load balancer and Prometheus ask.
+            "/openapi.json": {"GET": self._openapi, "HEAD": self._openapi},
             "/health": {"GET": self._health, "HEAD": self._health},
             "/health/ready": {"GET": self._ready, "HEAD": self._ready},
             "/metrics": {"GET": self._metrics, "HEAD": self._metrics},
@@ -140,6 +146,19 @@ class GatewayApp:
         call.parsed()
         return await completion_job(call.exchange, request, self.models)
 
+    async def _tokenize(self, call: Call) -> None:
+        request = self._decoder.tokenize(call.body)
+        call.parsed()
+        await call.exchange.answer(200, await tokenize(request, self.models))
+
+    async def _detokenize(self, call: Call) -> None:
+        request = self._decoder.detokenize(call.body)
+        call.parsed()
+        await call.exchange.answer(200, await detokenize(request, self.models))
+
+    async def _openapi(self, exchange: Exchange) -> None:
+        await exchange.answer(200, self._document)
+
     async def _list_models(self, exchange: Exchange) -> None:
         cards = [model.card() for model in self.models.by_id.values()]
         await exchange.answer(200, orjson.dumps({"object": "list", "data": cards}))
@@ -185,8 +204,9 @@ class GatewayApp:
 def create_app(spec: GatewaySpec) -> GatewayApp:
     """The gateway as an ASGI application; connections open with its lifespan.
 
-    Routes: `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/v1/models/{id}`, `/health` (this
-    process lives), `/health/ready` (a token of every model came out lately or just now), `/metrics`.
+    Routes: `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/v1/models/{id}`, `/tokenize`,
+    `/detokenize`, `/openapi.json`, `/health` (this process lives), `/health/ready` (a token of every model came
+    out lately or just now), `/metrics`.
 
     Raises:
         MissingDependencyError: If the key store needs a package that is not there.

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import numpy as np
 
 from throughline.gateway.errors import overloaded
 
-# What is left of JSON without its strings when only brackets count, both kinds alike.
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_SAME = bytes.maketrans(b"{}", b"[]")
-_OTHERS = bytes(set(range(256)) - set(b"[]{}"))
 _RETRY_SECONDS = 1.0
+_QUOTE, _OPENING, _CLOSING = ord('"'), (ord("["), ord("{")), (ord("]"), ord("}"))
 
 
 def deeper_than(body: bytes, depth: int) -> bool:
@@ -20,16 +17,13 @@ def deeper_than(body: bytes, depth: int) -> bool:
     """
     if body.count(b"[") + body.count(b"{") <= depth:
         return False
-    brackets = _STRING.sub(b"", body).translate(_SAME, _OTHERS)
-    # Each pass takes the innermost pairs away, which is one level; what no pass shortens is not closed.
-    for level in range(depth + 1):
-        if not brackets:
-            return False
-        inner = brackets.replace(b"[]", b"")
-        if len(inner) == len(brackets):
-            return level + inner.count(b"[") > depth
-        brackets = inner
-    return True
+    if b"\\" in body:
+        # A run of backslashes starts outside an escape, so that pairs from its left are escapes.
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    characters = np.frombuffer(body, np.uint8)
+    outside = np.cumsum(characters == _QUOTE, dtype=np.int32) % 2 == 0
+    step = np.isin(characters, _OPENING).astype(np.int8) - np.isin(characters, _CLOSING).astype(np.int8)
+    return bool(np.cumsum(step * outside, dtype=np.int32).max(initial=0) > depth)
 
 
 class BodyBudget:

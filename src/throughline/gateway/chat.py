@@ -144,6 +144,9 @@ class PromptEncoder:
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None,
+        *,
+        add_generation_prompt: bool = True,
+        any_size: bool = False,
     ) -> list[int]:
         """Token ids of a chat up to where the assistant speaks, equal to transformers' for ordinary text.
 
@@ -152,6 +155,8 @@ class PromptEncoder:
         Args:
             messages: Chat messages as the template reads them.
             tools: Tools as the template reads them.
+            add_generation_prompt: Whether the assistant's turn is opened.
+            any_size: Whether a text that no context is long enough for is tokenised all the same.
 
         Raises:
             ApiError: 400 when there is no template, it refuses the messages, or a text has no UTF-8 form.
@@ -162,20 +167,33 @@ class PromptEncoder:
                 param="messages",
                 code="no_chat_template",
             )
-        self._check_size(sum(len(message.get("content") or "") for message in messages), "messages")
+        if not any_size:
+            self._check_size(sum(len(message.get("content") or "") for message in messages), "messages")
         mark = self._guard.mark
-        parts = self._guard.cut(self.template.render(mark(messages), mark(tools)))
-        self._check_size(sum(map(len, parts)), "messages")
+        text = self.template.render(mark(messages), mark(tools), add_generation_prompt=add_generation_prompt)
+        parts = self._guard.cut(text)
+        if not any_size:
+            self._check_size(sum(map(len, parts)), "messages")
         return await self._encode(parts, add_special_tokens=False)
 
-    async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    async def encode(self, text: str, *, add_special_tokens: bool, any_size: bool = False) -> list[int]:
         """Token ids of a text in which special tokens are special; long texts do not hold up the loop.
 
         Raises:
-            ApiError: 400 for a text that has no UTF-8 form (a lone surrogate), or that no context is long enough for.
+            ApiError: 400 for a text that has no UTF-8 form (a lone surrogate), or, without `any_size`, that no context
+                is long enough for.
         """
-        self._check_size(len(text), "prompt")
+        if not any_size:
+            self._check_size(len(text), "prompt")
         return await self._encode([text], add_special_tokens=add_special_tokens)
+
+    async def decode(self, ids: list[int]) -> str:
+        """The text of token ids, special tokens with it."""
+        return await asyncio.to_thread(self._tokenizer.decode, ids, skip_special_tokens=False)
+
+    def token_strings(self, ids: list[int]) -> list[str]:
+        """Each token as the vocabulary spells it; empty for an id that the tokenizer does not have."""
+        return [self._tokenizer.id_to_token(token) or "" for token in ids]
 
     def _check_size(self, characters: int, param: str) -> None:
         """Refuses what has more tokens than the context whatever it says: none stands for more than the longest one."""

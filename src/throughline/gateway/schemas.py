@@ -114,6 +114,40 @@ class CompletionRequest(GenerationFields, kw_only=True):
     logprobs: _Count | None = None
 
 
+class TokenizeRequest(Struct, kw_only=True):
+    """Body of `/tokenize` in vLLM's shape, with either `prompt` or `messages`.
+
+    `add_special_tokens` is true for a prompt and false for messages, whose template writes them, unless it is given.
+    The fields after `tools` are vLLM's but not ours; `tokenizing.py` says so, by name.
+    """
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    return_token_strs: bool | None = None
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=128)] | None = None
+    continue_final_message: bool = False
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class DetokenizeRequest(Struct, kw_only=True):
+    """Body of `/detokenize` in vLLM's shape."""
+
+    tokens: list[_Count]
+    model: str | None = None
+
+
+class _StrictTokenizeRequest(TokenizeRequest, forbid_unknown_fields=True):
+    pass
+
+
+class _StrictDetokenizeRequest(DetokenizeRequest, forbid_unknown_fields=True):
+    pass
+
+
 class _StrictChatRequest(ChatRequest, forbid_unknown_fields=True):
     pass
 
@@ -122,7 +156,7 @@ class _StrictCompletionRequest(CompletionRequest, forbid_unknown_fields=True):
     pass
 
 
-R = TypeVar("R", bound=GenerationFields)
+R = TypeVar("R", bound=Struct)
 _AT = re.compile(r" - at `(.*)`$")
 _PATH_PART = re.compile(r"\[(\d+)\]|\.?([^.\[\]]+)")
 _UNKNOWN = re.compile(r"unknown field `(.*)`")
@@ -140,6 +174,10 @@ class BodyDecoder:
         completion = _StrictCompletionRequest if strict else CompletionRequest
         self._chat: msgspec.json.Decoder[ChatRequest] = msgspec.json.Decoder(chat)
         self._completion: msgspec.json.Decoder[CompletionRequest] = msgspec.json.Decoder(completion)
+        tokenize = _StrictTokenizeRequest if strict else TokenizeRequest
+        detokenize = _StrictDetokenizeRequest if strict else DetokenizeRequest
+        self._tokenize: msgspec.json.Decoder[TokenizeRequest] = msgspec.json.Decoder(tokenize)
+        self._detokenize: msgspec.json.Decoder[DetokenizeRequest] = msgspec.json.Decoder(detokenize)
 
     def chat(self, body: bytes) -> ChatRequest:
         """Raises `ApiError` 400 naming the field."""
@@ -148,6 +186,14 @@ class BodyDecoder:
     def completion(self, body: bytes) -> CompletionRequest:
         """Raises `ApiError` 400 naming the field."""
         return _decode(self._completion, body)
+
+    def tokenize(self, body: bytes) -> TokenizeRequest:
+        """Raises `ApiError` 400 naming the field."""
+        return _decode(self._tokenize, body)
+
+    def detokenize(self, body: bytes) -> DetokenizeRequest:
+        """Raises `ApiError` 400 naming the field."""
+        return _decode(self._detokenize, body)
 
 
 def _decode(decoder: msgspec.json.Decoder[R], body: bytes) -> R:
