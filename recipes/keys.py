@@ -123,7 +123,8 @@ def with_store(url: str, step: Callable[[KeyStore], Awaitable[R]]) -> R:
     from throughline.gateway.store import StoreError
     from throughline.gateway.stores import make_store
 
-    store = make_store(parse(KeySettings, {"store": url}, where="keys").store)
+    parse(KeySettings, {"store": url}, where="keys")
+    store = make_store(url)
 
     async def run() -> R:
         await store.open()

@@ -45,13 +45,16 @@ def upstream(config: Config, stack: contextlib.ExitStack) -> tuple[str, Artifact
     return server.grpc_url, engine
 
 
-def show(url: str, name: str) -> None:
-    """Prints how to talk to the gateway."""
+def show(url: str, name: str, *, keys: bool) -> None:
+    """Prints how to talk to the gateway, with `keys` one that asks for them."""
     app.echo(f"gateway  {url}")
     app.echo(f"metrics  {url}/metrics")
-    own = "" if url == chat.ChatSpec().url else f' ARGS="chat.url={url}"'
+    arguments = ([] if url == chat.ChatSpec().url else [f"chat.url={url}"]) + (["chat.api_key=$KEY"] if keys else [])
+    own = f' ARGS="{" ".join(arguments)}"' if arguments else ""
     app.echo(f"next     make chat{own}   (in another terminal; Ctrl-C here stops serving)")
-    app.echo(service.curl(url, name, "What is the capital of France?", lead="         "))
+    app.echo(service.curl(url, name, "What is the capital of France?", lead="         ", keys=keys))
+    if keys:
+        app.echo("         KEY is what recipes.keys action=create has shown")
 
 
 @app.recipe(Config)
@@ -64,7 +67,8 @@ def main(config: Config) -> None:
         address, engine = upstream(config, stack)
         app.echo(f"engine   {engine.short}")
         spec = config.gateway.spec(config.name, address, engine.path, config.log.format)
-        gateway.serve(spec, on_ready=lambda url: show(url, config.name), log_stream=console.err())
+        keys = spec.keys.store is not None
+        gateway.serve(spec, on_ready=lambda url: show(url, config.name, keys=keys), log_stream=console.err())
 
 
 if __name__ == "__main__":

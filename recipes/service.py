@@ -24,7 +24,7 @@ class GatewaySettings(StrictModel):
 
     host: str = "127.0.0.1"
     port: int = 8080
-    keys: KeySettings | None = None
+    keys: KeySettings = KeySettings()
     allow_open: bool = False
     unknown_fields: str = "refuse"
     limits: GatewayLimits = GatewayLimits()
@@ -81,8 +81,12 @@ def gateway(server: TritonServer, name: str, engine: Artifact, settings: Gateway
         yield process
 
 
-def curl(url: str, name: str, question: str, *, lead: str = "") -> str:
-    """Returns a command that asks the gateway one question; greedy, since sampling leads a small model astray."""
+def curl(url: str, name: str, question: str, *, lead: str = "", keys: bool = False) -> str:
+    """Returns a command that asks the gateway one question; greedy, since sampling leads a small model astray.
+
+    With `keys` it sends the one in the shell's variable KEY.
+    """
     messages = [{"role": "user", "content": question}]
     body = json.dumps({"model": name, "temperature": 0, "messages": messages}, ensure_ascii=False)
-    return f"{lead}curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+    key = ' -H "Authorization: Bearer $KEY"' if keys else ""
+    return f"{lead}curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"

@@ -72,13 +72,14 @@ class KeySettings(StrictModel):
 
     Attributes:
         store: `sqlite:///FILE` (relative; `sqlite:////FILE` is absolute) for the gateways of one machine,
-            `redis://[user:password@]host:port/db` (`rediss://` with TLS) for those of many. Not in `repr`.
+            `redis://[user:password@]host:port/db` (`rediss://` with TLS) for those of many. Not in `repr`. None asks
+            nobody for a key, and then nothing below counts.
         lease_seconds: How long a request of a gateway that died holds its place among its key's concurrent ones.
         idempotency_seconds: How long an answer is given again for the same `Idempotency-Key`.
         max_kept_answer_bytes: Answers larger than this are not kept.
     """
 
-    store: str = Field(repr=False, pattern=r"^(sqlite:///.+|rediss?://[^/\s]+(/\d+)?)$")
+    store: str | None = Field(default=None, repr=False, pattern=r"^(sqlite:///.+|rediss?://[^/\s]+(/\d+)?)$")
     lease_seconds: float = Field(default=30.0, ge=1)
     idempotency_seconds: int = Field(default=24 * 3600, ge=1)
     max_kept_answer_bytes: int = Field(default=2**20, ge=0)
@@ -88,9 +89,9 @@ class GatewaySpec(StrictModel):
     """Everything that `throughline.gateway.serve` needs.
 
     Attributes:
-        host: Address to listen on; one beyond loopback needs `keys`, or `allow_open`.
+        host: Address to listen on; one beyond loopback needs `keys.store`, or `allow_open`.
         port: Port; 0 takes a free one.
-        keys: See `KeySettings`; None asks nobody for a key.
+        keys: See `KeySettings`.
         allow_open: Lets anyone who reaches `host` use the gateway without a key.
         models: At least one, with distinct ids.
         unknown_fields: Whether a field that we do not know is a 400 or passes unseen.
@@ -101,7 +102,7 @@ class GatewaySpec(StrictModel):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
-    keys: KeySettings | None = None
+    keys: KeySettings = KeySettings()
     allow_open: bool = False
     models: tuple[ModelRoute, ...] = Field(min_length=1)
     unknown_fields: Literal["refuse", "ignore"] = "refuse"
@@ -118,7 +119,7 @@ class GatewaySpec(StrictModel):
 
     @model_validator(mode="after")
     def _open_only_on_loopback(self) -> Self:
-        if self.keys is None and not self.allow_open and not _is_loopback(self.host):
+        if self.keys.store is None and not self.allow_open and not _is_loopback(self.host):
             raise ValueError(
                 f"anyone who reaches {self.host!r} could use the gateway: set keys.store and create keys with "
                 "`python -m recipes.keys action=create`, listen on 127.0.0.1, or set allow_open=true"

@@ -28,6 +28,7 @@ class Access:
 
     Args:
         settings: See `KeySettings`.
+        url: The `store` of the settings.
 
     Attributes:
         store: See `KeyStore`.
@@ -39,9 +40,9 @@ class Access:
         MissingDependencyError: If the store needs a package that is not there.
     """
 
-    def __init__(self, settings: KeySettings) -> None:
+    def __init__(self, settings: KeySettings, url: str) -> None:
         self.settings = settings
-        self.store = make_store(settings.store)
+        self.store = make_store(url)
         self.leases: dict[str, Lease] = {}
         self.claims: dict[str, Claim] = {}
         self._renewer: asyncio.Task[None] | None = None

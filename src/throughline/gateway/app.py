@@ -43,8 +43,8 @@ class GatewayApp:
         self.models = ServedModels(spec, self.metrics)
         self.admission = Admission(spec.limits)
         self._decoder = BodyDecoder(strict=spec.unknown_fields == "refuse")
-        self._document = openapi.document(strict=spec.unknown_fields == "refuse", keys=spec.keys is not None)
-        self.access = None if spec.keys is None else Access(spec.keys)
+        self._document = openapi.document(strict=spec.unknown_fields == "refuse", keys=spec.keys.store is not None)
+        self.access = None if spec.keys.store is None else Access(spec.keys, spec.keys.store)
         self.startup_error = ""
         self._routes = self._make_routes(Chains(spec, self.access, self.admission))
 

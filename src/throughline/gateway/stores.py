@@ -6,7 +6,7 @@ from throughline.gateway.store import KeyStore
 
 
 def make_store(url: str) -> KeyStore:
-    """The store of a `KeySettings.store`; connects when it is opened."""
+    """The store that a `KeySettings.store` names; connects when it is opened."""
     if url.startswith("sqlite:///"):
         from throughline.gateway.store_sqlite import SqliteStore
 

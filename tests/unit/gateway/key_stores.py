@@ -68,6 +68,7 @@ def _in_wheel() -> str | None:
 @contextmanager
 def server(name: str, folder: Path) -> Iterator[str]:
     """Runs a server for the length of the block and gives its URL."""
+    pytest.importorskip("redis", reason="the package 'redis' is not installed: pip install 'throughline[gateway]'")
     command = program(name)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -365,7 +365,7 @@ def test_a_host_beyond_loopback_needs_keys_or_a_word(make_spec: Callable[..., Ga
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_is_open(make_spec: Callable[..., GatewaySpec], host: str) -> None:
-    assert make_spec(host=host).keys is None
+    assert make_spec(host=host).keys.store is None
 
 
 @pytest.mark.parametrize("store", ["postgres://x/y", "sqlite://keys", "redis:///0", "keys.sqlite", ""])
