@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.gateway.key_stores import KINDS, Clock, opened, server
@@ -136,6 +136,17 @@ async def test_places_are_given_back_and_those_of_the_dead_end(store: KeyStore, 
     assert (await store.reserve(lease(made, 100), 10)).refusal is Refusal.CONCURRENCY
 
 
+async def test_an_end_after_the_lease_gives_nothing_back(store: KeyStore, clock: Clock) -> None:
+    made, _ = key(tokens_per_minute=600)
+    await store.create(made)
+    late = lease(made, 600)
+    assert (await store.reserve(late, 10)).refusal is None
+    clock.forward(10_000)
+    left = await store.settle(late, 0)
+    # What ten seconds bring.
+    assert left and left.remaining == 100
+
+
 async def test_keys_do_not_share(store: KeyStore) -> None:
     one, _ = key(requests_per_minute=1)
     other, _ = key(requests_per_minute=1)
@@ -185,14 +196,20 @@ async def test_a_claim_ends_with_its_release_or_its_gateway(store: KeyStore, clo
     assert await store.claim(claim(made, "n"), 10) is Claimed.RUNNING
 
 
+# What, milliseconds before it, and per cent of the limit of tokens.
 WISHES = st.lists(
-    st.tuples(st.sampled_from(["enter", "reserve", "settle", "renew"]), st.integers(0, 30_000), st.integers(0, 500)),
+    st.tuples(
+        st.sampled_from(["enter", "reserve", "reserve", "settle", "settle", "renew"]),
+        st.integers(0, 2000) | st.sampled_from([0, 9_999, 10_000, 70_000]),
+        st.integers(0, 60) | st.just(101),
+    ),
+    min_size=5,
     max_size=25,
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
-@given(WISHES, st.integers(1, 1000), st.integers(1, 20), st.integers(0, 4))
+@settings(deadline=None, max_examples=60)
+@given(WISHES, st.integers(50, 1000), st.integers(1, 20), st.integers(0, 4))
 async def test_any_course_of_requests_is_accounted_as_by_hand(
     url: str, wishes: list[tuple[str, int, int]], tokens: int, requests: int, places: int
 ) -> None:
@@ -204,8 +221,9 @@ async def test_any_course_of_requests_is_accounted_as_by_hand(
         await store.create(made)
         token_twin, request_twin = full(tokens, clock.now), full(requests, clock.now)
         running: list[tuple[Lease, int]] = []
-        for what, wait, amount in wishes:
+        for what, wait, share in wishes:
             clock.forward(wait)
+            amount = tokens * share // 100
             now = clock.now
             token_twin, request_twin = token_twin.refilled(now), request_twin.refilled(now)
             alive = [item for item in running if item[1] > now]
@@ -228,7 +246,7 @@ async def test_any_course_of_requests_is_accounted_as_by_hand(
                 running = [(item[0], now + 10_000 if item in alive else item[1]) for item in running]
             elif running:
                 ended = running.pop(amount % len(running))
-                used = min(amount, ended[0].tokens)
+                used = min(amount // 4, ended[0].tokens)
                 if ended in alive:
                     token_twin = token_twin.give(ended[0].tokens - used)
                 assert await store.settle(ended[0], used) == token_twin
