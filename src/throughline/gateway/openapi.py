@@ -59,11 +59,28 @@ class AnsweredMessage(Struct):
     tool_calls: list[AnsweredCall] | None = None
 
 
+class ScoredToken(Struct):
+    """A generated token and the natural logarithm of its probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[Any]
+
+
+class ChatLogprobs(Struct):
+    """Log-probabilities, where `logprobs` asked for them."""
+
+    content: list[ScoredToken]
+    refusal: None
+
+
 class ChatChoice(Struct):
     """The one choice."""
 
     index: int
     message: AnsweredMessage
+    logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls"]
 
 
@@ -78,11 +95,21 @@ class ChatCompletion(Struct):
     usage: Usage
 
 
+class TextLogprobs(Struct):
+    """Log-probabilities, where `logprobs` asked for them."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: None
+    text_offset: list[int]
+
+
 class TextChoice(Struct):
     """The one choice."""
 
     index: int
     text: str
+    logprobs: TextLogprobs | None
     finish_reason: Literal["stop", "length"]
 
 
