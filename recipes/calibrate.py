@@ -23,7 +23,7 @@ class Config(app.RecipeConfig):
     model: app.ModelSpec
     workload: WorkloadSpec | None = None
     dataset: str = "latest"
-    calib_size: int = Field(default=64, ge=1)
+    calib_size: int = Field(default=256, ge=1)
     calib_max_seq_length: int = Field(default=1024, ge=1)
 
 

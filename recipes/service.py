@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from throughline.artifacts import Artifact, ArtifactStore
 from throughline.contracts.config import StrictModel, parse
-from throughline.contracts.gateway import GatewayLimits, GatewaySpec, GatewayTimeouts, KeySettings, ModelRoute
+from throughline.contracts.gateway import (
+    GatewayLimits,
+    GatewaySpec,
+    GatewayTimeouts,
+    KeySettings,
+    ModelRoute,
+    UpstreamSettings,
+)
 from throughline.contracts.serving import ServeSpec
 
 if TYPE_CHECKING:
@@ -29,6 +36,7 @@ class GatewaySettings(StrictModel):
     unknown_fields: str = "refuse"
     limits: GatewayLimits = GatewayLimits()
     timeouts: GatewayTimeouts = GatewayTimeouts()
+    upstream: UpstreamSettings = UpstreamSettings()
 
     def spec(self, name: str, upstream: str, engine_dir: Path, log_format: str) -> GatewaySpec:
         """Returns the full spec for one model.

@@ -61,6 +61,22 @@ def test_a_killed_model_process_is_replaced(server: TritonServer) -> None:
     assert server.failure is None
 
 
+def test_a_model_process_that_hangs_is_killed_and_replaced(tiny_engine: Path, tmp_path: Path) -> None:
+    """Stopped, so that it lives and says nothing; Triton says that the model is ready all the while."""
+    spec = SPEC.model_copy(update={"heartbeat_seconds": 0.5, "hang_seconds": 3.0})
+    repository.render(tmp_path / "repository", "lab", tiny_engine, spec)
+    with TritonServer(tmp_path / "repository", ["lab"], spec, run_dir=tmp_path / "run") as hanging:
+        expected = tokens(hanging)
+        (stub,) = hanging.stub_pids("lab")
+        os.kill(stub, signal.SIGSTOP)
+        with TritonClient(hanging.grpc_url) as client:
+            assert client.is_model_ready("lab")
+        check_until(hanging, "recoveries")
+        assert hanging.hangs == 1
+        assert tokens(hanging) == expected
+        assert hanging.stub_pids("lab") != [stub] and hanging.restarts == 0
+
+
 def test_a_killed_server_is_started_again_on_its_ports(server: TritonServer) -> None:
     expected, urls, pid = tokens(server), (server.http_url, server.grpc_url), server.pid
     os.kill(pid, signal.SIGKILL)
@@ -96,6 +112,24 @@ def test_a_new_version_is_served_without_a_restart_and_can_be_rolled_back(
     assert ready_versions(server) == {"1": True, "2": False}
     assert tokens(server) == expected
     assert server.pid == pid
+
+
+def test_a_version_runs_its_own_code(server: TritonServer, tiny_engine: Path, tmp_path: Path) -> None:
+    """Code of a version that says something else than what is installed is what runs, and after a rollback no more."""
+    repo, expected = server.repository, tokens(server)
+    other = tmp_path / "other"
+    shutil.copytree(tiny_engine, other)
+    with TritonClient(server.grpc_url) as client:
+        before = running_version(client, repo, "lab").number
+        number = repository.render(repo, "lab", other, SPEC)
+        source = repo / "lab" / str(number) / "lib" / "throughline" / "triton" / "streaming.py"
+        source.write_text(source.read_text().replace("text = self.echo + text", 'text = "former " + text'))
+        client.load("lab")
+        assert client.generate("lab", REQUEST).text.startswith("former ")
+        assert running_version(client, repo, "lab").number == number
+        switch(client, repo, "lab", lambda: repository.select_version(repo, "lab", before).number)
+        assert not client.generate("lab", REQUEST).text.startswith("former ") and tokens(server) == expected
+    assert "golden prompts answered as when the engine was built" in server.log_path.read_text()
 
 
 def test_somebody_else_switches_versions_under_the_watchdog(

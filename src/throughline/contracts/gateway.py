@@ -67,6 +67,21 @@ class GatewayTimeouts(StrictModel):
     keep_alive_seconds: int = Field(default=75, ge=1)
 
 
+class UpstreamSettings(StrictModel):
+    """What is done about a deployment that fails.
+
+    Attributes:
+        max_retries: How often a request that has shown nothing yet is sent again while the engine is away; within a
+            budget of a tenth of the traffic.
+        breaker_failures: Failures in a row after which requests are refused at once (503).
+        breaker_seconds: Time between two requests that find out whether it is back.
+    """
+
+    max_retries: int = Field(default=2, ge=0)
+    breaker_failures: int = Field(default=10, ge=1)
+    breaker_seconds: float = Field(default=1.0, gt=0)
+
+
 class KeySettings(StrictModel):
     """Who may use the gateway: API keys, what each has used, and answers kept for `Idempotency-Key`.
 
@@ -97,6 +112,7 @@ class GatewaySpec(StrictModel):
         unknown_fields: Whether a field that we do not know is a 400 or passes unseen.
         limits: See `GatewayLimits`.
         timeouts: See `GatewayTimeouts`.
+        upstream: See `UpstreamSettings`.
         log_format: One JSON object a line, or lines for people.
     """
 
@@ -108,6 +124,7 @@ class GatewaySpec(StrictModel):
     unknown_fields: Literal["refuse", "ignore"] = "refuse"
     limits: GatewayLimits = GatewayLimits()
     timeouts: GatewayTimeouts = GatewayTimeouts()
+    upstream: UpstreamSettings = UpstreamSettings()
     log_format: Literal["human", "json"] = "human"
 
     @model_validator(mode="after")

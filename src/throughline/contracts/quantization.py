@@ -37,7 +37,7 @@ class QuantSpec(StrictModel):
     recipe: Path | None = None
     kv_cache_qformat: KvFormat = "none"
     exclude_modules: tuple[str, ...] = ()
-    calib_size: int = Field(default=64, ge=1)
+    calib_size: int = Field(default=256, ge=1)
     calib_max_seq_length: int = Field(default=1024, ge=1)
     score_records: int = Field(default=32, ge=0)
     sensitivity: bool = False

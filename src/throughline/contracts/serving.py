@@ -37,6 +37,9 @@ class ServeSpec(StrictModel):
         metrics_interval_ms: Time between two updates of the engine's gauges.
         drain_timeout_seconds: Time that running requests get when the model is unloaded.
         ready_timeout_seconds: Time until the first token after a start.
+        heartbeat_seconds: Time without a step of the engine after which the supervisor asks it for a token.
+        hang_seconds: Time without a step or token after which the engine's process is killed and loaded again; longer
+            than its longest step.
         exit_timeout_seconds: Time that Triton gets to finish running requests before it is killed.
         gpu: Settings of TensorRT-LLM's layouts, for engines of GPUs.
     """
@@ -57,8 +60,19 @@ class ServeSpec(StrictModel):
     metrics_interval_ms: int = Field(default=250, ge=1)
     drain_timeout_seconds: float = Field(default=20.0, gt=0)
     ready_timeout_seconds: float = Field(default=120.0, gt=0)
+    heartbeat_seconds: float = Field(default=10.0, gt=0)
+    hang_seconds: float = Field(default=60.0, gt=0)
     exit_timeout_seconds: int = Field(default=25, ge=1)
     gpu: GpuServeSpec = GpuServeSpec()
+
+    @model_validator(mode="after")
+    def _a_heart_beats_before_it_is_given_up(self) -> Self:
+        if self.hang_seconds <= self.heartbeat_seconds:
+            raise ValueError(
+                f"hang_seconds={self.hang_seconds:g} would kill an idle engine before "
+                f"heartbeat_seconds={self.heartbeat_seconds:g} asks it for a token: raise it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _exit_leaves_time_to_drain(self) -> Self:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from throughline.contracts.engine import EngineRuntime, GoldenResult, SamplingParams, VerifyReport
 from throughline.contracts.errors import EngineError
+from throughline.contracts.golden import Golden, common_prefix
 
-GOLDEN_FILE = "golden.json"
 GOLDEN_TOKENS = 16
 PROMPTS = (
     "The server has stopped.",
@@ -54,8 +53,7 @@ def record(
 ) -> None:
     """Writes `golden.json` with the runtime's answers; `machine` names the processor and types used."""
     answers = answer(runtime, prompts, tokens)
-    items = [{"prompt_token_ids": list(p), "token_ids": a} for p, a in zip(prompts, answers, strict=True)]
-    (engine_dir / GOLDEN_FILE).write_text(json.dumps({"machine": machine, "prompts": items}) + "\n", encoding="utf-8")
+    Golden(machine, tuple(map(tuple, prompts)), tuple(map(tuple, answers))).write(engine_dir)
 
 
 def replay(engine_dir: Path, runtime: EngineRuntime, machine: str) -> VerifyReport:
@@ -64,28 +62,13 @@ def replay(engine_dir: Path, runtime: EngineRuntime, machine: str) -> VerifyRepo
     Raises:
         EngineError: If `golden.json` is missing or damaged.
     """
-    path = engine_dir / GOLDEN_FILE
+    golden = Golden.read(engine_dir)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        pairs = [(item["prompt_token_ids"], item["token_ids"]) for item in values["prompts"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineError(
-            "golden prompts cannot be read", where=str(path), seen=repr(error), fix="build again"
-        ) from None
-    try:
-        found = answer(runtime, [prompt for prompt, _ in pairs], max((len(a) for _, a in pairs), default=1))
+        found = answer(runtime, golden.prompts, max(map(len, golden.answers), default=1))
     finally:
         runtime.close()
     results = tuple(
         GoldenResult(len(prompt), common_prefix(expected, seen), len(expected))
-        for (prompt, expected), seen in zip(pairs, found, strict=True)
+        for prompt, expected, seen in zip(golden.prompts, golden.answers, found, strict=True)
     )
-    return VerifyReport(all(r.matched == r.expected for r in results), results, values.get("machine") == machine)
-
-
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """Length of the longest common start."""
-    for index, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return index
-    return min(len(left), len(right))
+    return VerifyReport(all(r.matched == r.expected for r in results), results, golden.machine == machine)

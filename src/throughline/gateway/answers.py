@@ -34,21 +34,22 @@ async def answer(
         prepare_seconds: How long it took to make the job, for the metrics.
 
     Raises:
-        ApiError: 429 when full; else as `TokenStream.read` says, unless the stream has begun, in which
-            case the error is the stream's last event.
+        ApiError: 429 when full, 503 while the breaker is open; else as `TokenStream.read` says, unless the stream has
+            begun, in which case the error is the stream's last event.
     """
     size = len(job.prompt) + job.params.max_tokens
+    job.model.guard.admit()
     admission.enter(size)
     metrics = job.model.metrics
     metrics.prepare.observe(prepare_seconds)
     metrics.running += 1
     entered = time.perf_counter()
-    tokens = job.model.upstream.start(job.model.triton_model, stream=job.stream)
-    watcher = asyncio.create_task(_abort_when_gone(exchange, tokens))
+    attempts = _Attempts(exchange, job)
+    watcher = asyncio.create_task(attempts.abort_when_gone())
     reason = "error"
     try:
         async with asyncio.timeout(total_seconds + _UNREAD_SECONDS):
-            reason = await _run(exchange, job, tokens)
+            reason = await _run(exchange, job, attempts)
     except (ClientGoneError, asyncio.CancelledError) as error:
         reason = "abort"
         if isinstance(error, asyncio.CancelledError):
@@ -58,6 +59,7 @@ async def answer(
             raise timed_out(f"The request took longer than {total_seconds:g} seconds.") from None
     finally:
         watcher.cancel()
+        tokens = attempts.tokens
         ended = time.perf_counter()
         metrics.running -= 1
         metrics.finish(reason)
@@ -71,10 +73,52 @@ async def answer(
         await job.model.upstream.finish(tokens)
 
 
-async def _run(exchange: Exchange, job: Job, tokens: TokenStream) -> str:
-    request = infer_request(job.model.triton_model, exchange.request_id, job.prompt, job.params, stream=job.stream)
-    await tokens.send(request)
-    await tokens.read()
+class _Attempts:
+    """A request upstream, sent again while the engine is away and nothing has come; `tokens` is the present one."""
+
+    def __init__(self, exchange: Exchange, job: Job) -> None:
+        self._exchange, self._job = exchange, job
+        self._gone = False
+        self.tokens = self._start()
+
+    async def first_message(self) -> TokenStream:
+        """Sends the request and waits for its first message; raises as `TokenStream.read`."""
+        job, guard = self._job, self._job.model.guard
+        request = infer_request(
+            job.model.triton_model, self._exchange.request_id, job.prompt, job.params, stream=job.stream
+        )
+        attempt = 0
+        while True:
+            try:
+                await self.tokens.send(request)
+                await self.tokens.read()
+            except ApiError as error:
+                guard.failed(error)
+                pause = guard.pause(error, attempt)
+                if pause is None:
+                    raise
+            else:
+                guard.succeeded()
+                return self.tokens
+            attempt += 1
+            await job.model.upstream.finish(self.tokens)
+            await asyncio.sleep(pause)
+            self.tokens = self._start()
+            if self._gone:
+                self.tokens.abort(ClientGoneError())
+
+    async def abort_when_gone(self) -> None:
+        """Cancels the request when the client has left."""
+        await self._exchange.disconnected()
+        self._gone = True
+        self.tokens.abort(ClientGoneError())
+
+    def _start(self) -> TokenStream:
+        return self._job.model.upstream.start(self._job.model.triton_model, stream=self._job.stream)
+
+
+async def _run(exchange: Exchange, job: Job, attempts: _Attempts) -> str:
+    tokens = await attempts.first_message()
     if not job.stream:
         return await _whole(exchange, job, tokens)
     try:
@@ -92,6 +136,9 @@ async def _stream(exchange: Exchange, job: Job, tokens: TokenStream) -> str:
     await exchange.start(200, EVENT_STREAM, _STREAM_HEADERS)
     first_at = last_at = tokens.read_at
     metrics.time_to_first_token.observe(first_at - exchange.started)
+    if tokens.engine_seconds is not None:
+        metrics.engine_first_token.observe(tokens.engine_seconds)
+        metrics.framework_first_token.observe(max(0.0, first_at - exchange.started - tokens.engine_seconds))
     seen = tokens.completion_tokens
     metrics.generation_tokens += seen
     body = frames.first()
@@ -176,8 +223,3 @@ def _reason(job: Job, tokens: TokenStream) -> str:
             status=502,
         )
     return reason
-
-
-async def _abort_when_gone(exchange: Exchange, tokens: TokenStream) -> None:
-    await exchange.disconnected()
-    tokens.abort(ClientGoneError())

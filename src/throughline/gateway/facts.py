@@ -23,6 +23,8 @@ class EngineFacts:
         name: The engine's own name.
         precision: Weight precision.
         digest: Digest of the checkpoint behind it.
+        engine_digest: Digest of the engine, as the artifact store and `recipes.deploy action=status` name it; the
+            checkpoint's for a folder that is no artifact.
         max_seq_len: Prompt plus output tokens of one request.
         vocab_size: Token ids are below it.
         created: Unix seconds of `engine.json`.
@@ -33,6 +35,7 @@ class EngineFacts:
     name: str
     precision: str
     digest: str
+    engine_digest: str
     max_seq_len: int
     vocab_size: int
     created: int
@@ -53,12 +56,20 @@ def load_facts(engine_dir: Path) -> EngineFacts:
         name=info.name,
         precision=info.precision,
         digest=info.checkpoint_digest,
+        engine_digest=_engine_digest(engine_dir) or info.checkpoint_digest,
         max_seq_len=min(info.spec.max_seq_len, info.max_position_embeddings),
         vocab_size=info.vocab_size,
         created=int((engine_dir / ENGINE_FILE).stat().st_mtime),
         sampling_defaults=_sampling_defaults(engine_dir / "generation_config.json"),
         scorer=_scorer(engine_dir / "tokenizer.json", info),
     )
+
+
+def _engine_digest(engine_dir: Path) -> str:
+    path = engine_dir / "manifest.json"
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    digest = values.get("digest") if isinstance(values, dict) else None
+    return digest if isinstance(digest, str) else ""
 
 
 def _scorer(path: Path, info: EngineInfo) -> TokenScorer | None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from throughline import __version__
 from throughline.gateway.bodies import Hold
 from throughline.gateway.errors import ApiError, body_too_large
 
@@ -19,6 +20,7 @@ Send = Callable[[Event], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = b"application/json"
+_VERSION = (b"x-throughline-version", __version__.encode())
 _MAX_DISCARD_BYTES = 64 * 2**20
 _DISCARD_SECONDS = 5.0
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:\-]{1,128}")
@@ -168,7 +170,7 @@ class Exchange:
     async def start(self, status: int, content_type: bytes, headers: Headers) -> None:
         """Sends status and headers."""
         self.status = status
-        own = ((b"content-type", content_type), (b"x-request-id", self.request_id.encode()))
+        own = ((b"content-type", content_type), (b"x-request-id", self.request_id.encode()), _VERSION)
         everything = [*own, *self.headers, *headers]
         await self._send({"type": "http.response.start", "status": status, "headers": everything})
 

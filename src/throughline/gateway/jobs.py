@@ -71,6 +71,7 @@ async def completion_job(exchange: Exchange, request: CompletionRequest, models:
 def _model(exchange: Exchange, request: GenerationFields, models: ServedModels) -> ServedModel:
     model = models.find(request.model)
     exchange.model = model.id
+    exchange.headers.append((b"x-engine-digest", model.facts.engine_digest.encode()))
     return model
 
 

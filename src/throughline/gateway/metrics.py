@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+    from throughline.gateway.resilience import Guard
+
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40)
 _PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
@@ -57,12 +59,15 @@ class ModelMetrics:
         self.generation_tokens = 0
         self.finished: dict[str, int] = {}
         self.time_to_first_token = Tally(_FIRST_TOKEN)
+        self.engine_first_token = Tally(_FIRST_TOKEN)
+        self.framework_first_token = Tally(_FIRST_TOKEN)
         self.inter_token_latency = Tally(_PER_TOKEN)
         self.time_per_output_token = Tally(_PER_TOKEN)
         self.e2e_latency = Tally(_REQUEST)
         self.request_prompt_tokens = Tally(_TOKENS)
         self.request_generation_tokens = Tally(_TOKENS)
         self.prepare = Tally(_PREPARE)
+        self.guard: Guard | None = None
 
     def finish(self, reason: str) -> None:
         """Counts the end of a request: `stop`, `length`, `tool_calls`, `abort` or `error`."""
@@ -117,13 +122,22 @@ class GatewayMetrics:
             "Requests without their whole answer: abort (the client left) or error.",
             labels=[*label, "reason"],
         )
+        retries = CounterMetricFamily(
+            "throughline_upstream_retries", "Requests that were sent to the engine again.", labels=label
+        )
+        breaker = GaugeMetricFamily(
+            "throughline_circuit_breaker_open", "1 while requests are kept from a failing engine.", labels=label
+        )
         for model in self.models.values():
+            if model.guard is not None:
+                retries.add_metric([model.model], model.guard.retries)
+                breaker.add_metric([model.model], model.guard.is_open)
             running.add_metric([model.model], model.running)
             prompt.add_metric([model.model], model.prompt_tokens)
             generation.add_metric([model.model], model.generation_tokens)
             for reason, count in model.finished.items():
                 (failed if reason in _FAILURES else success).add_metric([model.model, reason], count)
-        yield from (running, prompt, generation, success, failed)
+        yield from (running, prompt, generation, success, failed, retries, breaker)
         yield from self._histograms()
         http = CounterMetricFamily("throughline_http_responses", "HTTP answers.", labels=["route", "status"])
         for (route, status), count in self.responses.items():
@@ -148,6 +162,16 @@ _HISTOGRAMS: tuple[tuple[tuple[str, ...], str, str], ...] = (
         ("vllm:time_to_first_token_seconds", "gen_ai_server_time_to_first_token_seconds"),
         "From the request's arrival to its first token, streams only.",
         "time_to_first_token",
+    ),
+    (
+        ("throughline_engine_time_to_first_token_seconds",),
+        "The engine's part of the time to the first token: waiting for a place, and the prompt.",
+        "engine_first_token",
+    ),
+    (
+        ("throughline_framework_time_to_first_token_seconds",),
+        "The rest of it: reading the body, the template, tokenising, gRPC, Triton and the way back.",
+        "framework_first_token",
     ),
     (
         ("vllm:inter_token_latency_seconds",),

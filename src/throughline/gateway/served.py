@@ -12,6 +12,7 @@ from throughline.gateway.chat import PromptEncoder
 from throughline.gateway.errors import ApiError, model_not_found
 from throughline.gateway.facts import EngineFacts, load_facts
 from throughline.gateway.metrics import GatewayMetrics, ModelMetrics
+from throughline.gateway.resilience import Guard
 from throughline.gateway.upstream import TritonUpstream
 
 
@@ -26,6 +27,7 @@ class ServedModel:
         encoder: Messages to tokens.
         metrics: Its counters.
         upstream: Its Triton server; models on the same server share one.
+        guard: Retries and circuit breaker of its deployment.
         fingerprint: `system_fingerprint`: which weights in which precision answered.
     """
 
@@ -35,6 +37,7 @@ class ServedModel:
     encoder: PromptEncoder
     metrics: ModelMetrics
     upstream: TritonUpstream
+    guard: Guard
     fingerprint: str
 
     def card(self) -> dict[str, Any]:
@@ -65,7 +68,8 @@ class ServedModels:
         urls = {route.upstream for route in spec.models}
         self.upstreams = {url: TritonUpstream(url, spec.timeouts) for url in sorted(urls)}
         self.by_id: Mapping[str, ServedModel] = {
-            route.id: _served(route, metrics.models[route.id], self.upstreams[route.upstream]) for route in spec.models
+            route.id: _served(route, metrics.models[route.id], self.upstreams[route.upstream], Guard(spec.upstream))
+            for route in spec.models
         }
 
     def find(self, model_id: str) -> ServedModel:
@@ -94,8 +98,9 @@ class ServedModels:
         return ApiError(503, message, type="server_error", code="not_ready", retry_after=1.0)
 
 
-def _served(route: ModelRoute, metrics: ModelMetrics, upstream: TritonUpstream) -> ServedModel:
+def _served(route: ModelRoute, metrics: ModelMetrics, upstream: TritonUpstream, guard: Guard) -> ServedModel:
     facts = load_facts(route.engine_dir)
     encoder = PromptEncoder(route.engine_dir, max_seq_len=facts.max_seq_len)
     fingerprint = f"fp_{facts.digest[:12]}_{facts.precision}"
-    return ServedModel(route.id, route.triton_model, facts, encoder, metrics, upstream, fingerprint)
+    metrics.guard = guard
+    return ServedModel(route.id, route.triton_model, facts, encoder, metrics, upstream, guard, fingerprint)

@@ -48,6 +48,7 @@ class TokenStream:
         completion_tokens: Tokens generated so far.
         token_ids: New tokens, where log-probabilities were asked for.
         log_probs: Natural log-probability of each of them; None if the engine sends none.
+        engine_seconds: From the request's arrival at the engine to its first token there; None if it does not say.
         read_at: `time.perf_counter()` of the last message.
         started: Whether a message has come.
         waiting_since: `time.perf_counter()` since when the engine owes a message, 0 while it does not.
@@ -61,6 +62,7 @@ class TokenStream:
         "_layout",
         "_model",
         "completion_tokens",
+        "engine_seconds",
         "finish_reason",
         "log_probs",
         "prompt_tokens",
@@ -85,6 +87,7 @@ class TokenStream:
         self.completion_tokens = 0
         self.token_ids: Sequence[int] = ()
         self.log_probs: Sequence[float] | None = None
+        self.engine_seconds: float | None = None
         self.read_at = 0.0
         self.waiting_since = time.perf_counter()
 
@@ -156,6 +159,9 @@ class TokenStream:
             if not raw:
                 return False  # the final flag alone
             layout = self._layout = _layout([output.name for output in response.outputs])
+            if layout.arrival is not None and layout.first_token is not None:
+                arrival, first = _INT64.unpack(raw[layout.arrival])[0], _INT64.unpack(raw[layout.first_token])[0]
+                self.engine_seconds = (first - arrival) / 1e9
         self.started = True
         self.waiting_since = 0.0
         self.read_at = self._heard[self._model] = time.perf_counter()
@@ -169,7 +175,7 @@ class TokenStream:
         return True
 
 
-_INT32 = struct.Struct("<i")
+_INT32, _INT64 = struct.Struct("<i"), struct.Struct("<q")
 
 
 class _Layout(NamedTuple):
@@ -182,6 +188,8 @@ class _Layout(NamedTuple):
     completion_tokens: int
     token_ids: int
     log_probs: int | None
+    arrival: int | None
+    first_token: int | None
 
 
 _OUTPUTS = ("text_output", "finish_reason", "prompt_tokens", "completion_tokens", "output_ids")
@@ -196,8 +204,11 @@ def _layout(names: Sequence[str]) -> _Layout:
             code="upstream_protocol",
             status=502,
         ) from None
-    log_probs = names.index("output_log_probs") if "output_log_probs" in names else None
-    return _Layout(len(names), text, reason, prompt, completion, ids, log_probs)
+    others = (
+        names.index(name) if name in names else None
+        for name in ("output_log_probs", "arrival_time_ns", "first_token_time_ns")
+    )
+    return _Layout(len(names), text, reason, prompt, completion, ids, *others)
 
 
 class TritonUpstream:
@@ -319,6 +330,8 @@ def infer_request(model: str, request_id: str, prompt: Sequence[int], params: Sa
         add("min_tokens", "INT32", struct.pack("<i", params.min_tokens))
     if params.ignore_eos:
         add("ignore_eos", "BOOL", b"\x01")
+    if stream:
+        add("return_perf_metrics", "BOOL", b"\x01")
     if params.logprobs:
         add("return_log_probs", "BOOL", b"\x01")
     if params.guided_decoding is not None:

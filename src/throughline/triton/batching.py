@@ -143,7 +143,9 @@ class Scheduler:
         self._fatal = fatal
         self._clock = clock
         self._runtime: EngineRuntime = load()
-        self._inbox: queue.SimpleQueue[tuple[Channel, GenerateRequest | RequestError] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Channel, GenerateRequest | RequestError, float] | None] = (
+            queue.SimpleQueue()
+        )
         self._ids = itertools.count()
         self._live: dict[str, _Live] = {}
         self._poll_order: deque[str] = deque()
@@ -156,7 +158,7 @@ class Scheduler:
 
     def put(self, channel: Channel, request: GenerateRequest | RequestError) -> None:
         """Hands over a request, or the error to answer it with; any thread may call this."""
-        self._inbox.put((channel, request))
+        self._inbox.put((channel, request, self._clock()))
 
     def stop(self) -> None:
         """Asks `run` to finish what is live and to return; any thread may call this."""
@@ -213,7 +215,7 @@ class Scheduler:
             self._end_forgotten()
         self._publish()
 
-    def _admit(self, channel: Channel, request: GenerateRequest | RequestError) -> None:
+    def _admit(self, channel: Channel, request: GenerateRequest | RequestError, arrived: float) -> None:
         if isinstance(request, RequestError):
             self._refuse(channel, "INVALID_ARG", str(request))
         elif self._deadline is not None:
@@ -222,17 +224,17 @@ class Scheduler:
             limit = self._settings.max_active_requests
             self._refuse(channel, "UNAVAILABLE", f"{limit} requests are active, the limit — try again later")
         else:
-            self._submit(channel, request)
+            self._submit(channel, request, arrived)
 
-    def _submit(self, channel: Channel, request: GenerateRequest) -> None:
+    def _submit(self, channel: Channel, request: GenerateRequest, arrived: float) -> None:
         request_id = f"r{next(self._ids)}"
         try:
             self._runtime.submit(request_id, request.prompt_token_ids, request.params)
         except EngineError as error:
             self._refuse(channel, "INVALID_ARG", str(error))
             return
-        now = self._clock()
-        self._live[request_id] = _Live(channel, request.stream, Outbox(request.echo, now, request.params.logprobs), now)
+        outbox = Outbox(request.echo, arrived, request.params.logprobs, request.perf_metrics)
+        self._live[request_id] = _Live(channel, request.stream, outbox, self._clock())
         self._poll_order.append(request_id)
 
     def _refuse(self, channel: Channel, code: Code, text: str) -> None:
@@ -300,16 +302,16 @@ class Scheduler:
 
     def _deliver(self, outputs: list[StepOutput]) -> None:
         streamed = 0
+        now = self._clock()
         for output in outputs:
             live = self._live.get(output.request_id)
             if live is None:
                 continue
-            live.outbox.add(output)
+            live.outbox.add(output, now)
             if live.stream:
                 streamed += len(output.token_ids)
             if output.finish_reason is not None:
                 self._finish(live, output)
-        now = self._clock()
         self._rate.add(streamed, now)
         policy = self._settings.flush
         tokens = tokens_per_message(policy, self._rate.per_second())

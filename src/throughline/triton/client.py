@@ -27,6 +27,8 @@ class Response:
         completion_tokens: Tokens generated so far.
         log_probs: Natural log-probability of each of `token_ids`, if they were asked for.
         cum_log_prob: Their sum so far, or None.
+        arrival_seconds: When the request was there, by the server's monotonic clock; None unless asked for.
+        last_token_seconds: When the newest of `token_ids` was there.
     """
 
     text: str
@@ -36,6 +38,8 @@ class Response:
     completion_tokens: int
     log_probs: tuple[float, ...] = ()
     cum_log_prob: float | None = None
+    arrival_seconds: float | None = None
+    last_token_seconds: float | None = None
 
 
 class InferenceError(DeployError):
@@ -132,14 +136,13 @@ class TritonClient:
         request = self._pb.RepositoryModelUnloadRequest(model_name=model)
         self._call(self._stub.RepositoryModelUnload, request, model, timeout_seconds)
 
-    def parameter(self, model: str, name: str) -> str:
-        """Returns a parameter of the configuration that the server has loaded, empty if it has none of that name.
+    def loaded_config(self, model: str) -> Any:
+        """Returns the `ModelConfig` message that the server has loaded, whatever the folder says by now.
 
         Raises:
             InferenceError: If the server does not serve the model.
         """
-        answer = self._call(self._stub.ModelConfig, self._pb.ModelConfigRequest(name=model), model, None)
-        return str(answer.config.parameters[name].string_value)
+        return self._call(self._stub.ModelConfig, self._pb.ModelConfigRequest(name=model), model, None).config
 
     def is_live(self, *, timeout_seconds: float = 2.0) -> bool:
         """Returns whether the server answers."""
@@ -190,6 +193,9 @@ def _response(message: Any) -> Response:
     def number(name: str) -> int:
         return int.from_bytes(raw.get(name, b"")[:4], "little", signed=True)
 
+    def seconds(name: str) -> float | None:
+        return int.from_bytes(raw[name], "little", signed=True) / 1e9 if name in raw else None
+
     # The llmapi model's name, and the text contract's.
     sums = np.frombuffer(raw.get("cumulative_logprob", raw.get("cum_log_probs", b"")), dtype="<f4")
     return Response(
@@ -200,6 +206,8 @@ def _response(message: Any) -> Response:
         completion_tokens=number("completion_tokens"),
         log_probs=tuple(float(item) for item in np.frombuffer(raw.get("output_log_probs", b""), dtype="<f4")),
         cum_log_prob=float(sums[0]) if sums.size else None,
+        arrival_seconds=seconds("arrival_time_ns"),
+        last_token_seconds=seconds("last_token_time_ns"),
     )
 
 

@@ -39,6 +39,7 @@ INPUTS: tuple[tuple[str, str, int], ...] = (
     ("min_tokens", "TYPE_INT32", 1),
     ("ignore_eos", "TYPE_BOOL", 1),
     ("return_log_probs", "TYPE_BOOL", 1),
+    ("return_perf_metrics", "TYPE_BOOL", 1),
     ("exclude_input_in_output", "TYPE_BOOL", 1),
     ("guided_decoding_guide_type", "TYPE_STRING", 1),
     ("guided_decoding_guide", "TYPE_STRING", 1),
@@ -51,6 +52,9 @@ OUTPUTS: tuple[tuple[str, str, int], ...] = (
     ("output_ids", "TYPE_INT32", -1),
     ("cum_log_probs", "TYPE_FP32", 1),
     ("output_log_probs", "TYPE_FP32", -1),
+    ("arrival_time_ns", "TYPE_INT64", 1),
+    ("first_token_time_ns", "TYPE_INT64", 1),
+    ("last_token_time_ns", "TYPE_INT64", 1),
 )
 
 # Fields that tritonclient's schema (2.73) has and the embedded server's (2.51) has not; found by

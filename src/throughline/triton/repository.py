@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 from throughline.artifacts.manifest import MANIFEST_NAME, scan_files
 from throughline.contracts.errors import DeployError
 from throughline.contracts.serving import ServeSpec
+from throughline.contracts.storage import storage_errors
+from throughline.triton.carried import carried_files, code_digest, write
 from throughline.triton.model_config import CONFIG_NAME, parse_config, render_config, to_text
 
 POINTER_NAME = "version.json"
@@ -32,7 +35,7 @@ class Version:
         engine_dir: Absolute folder of the engine that it serves.
         engine_digest: Digest of that engine.
         runtime: `module:function` that loads it.
-        model_sha256: Digest of the `model.py` beside the pointer.
+        model_sha256: Digest of the `model.py` beside the pointer and of the code in its `lib`.
         created: ISO 8601 in UTC.
     """
 
@@ -71,6 +74,7 @@ def render(repository: Path, name: str, engine_dir: Path, spec: ServeSpec, *, en
 
     Raises:
         DeployError: If the name or the engine folder cannot be used.
+        StorageError: If the disk takes no more; what was served is served on.
     """
     check_name(name)
     engine_dir = engine_dir.resolve()
@@ -81,21 +85,22 @@ def render(repository: Path, name: str, engine_dir: Path, spec: ServeSpec, *, en
             fix="build one with `python -m recipes.build`",
         )
     model = repository / name
-    model.mkdir(parents=True, exist_ok=True)
-    code = MODEL_SOURCE.read_bytes()
+    code, carried = MODEL_SOURCE.read_bytes(), carried_files(MODEL_SOURCE, spec.runtime)
     wanted = Version(
         number=0,
         engine_dir=str(engine_dir),
         engine_digest=engine_digest or digest_of(engine_dir),
         runtime=spec.runtime,
-        model_sha256=hashlib.sha256(code).hexdigest(),
+        model_sha256=code_digest(code, carried),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    same = [version for version in versions(repository, name) if version.same_content(wanted)]
-    number = same[-1].number if same else _add_version(model, wanted, code)
-    config = render_config(name, version=number, engine_dir=engine_dir, spec=spec)
-    parse_config(config, where=str(model / CONFIG_NAME), directory_name=name)
-    _replace(model / CONFIG_NAME, config)
+    with storage_errors(model):
+        model.mkdir(parents=True, exist_ok=True)
+        same = [version for version in versions(repository, name) if version.same_content(wanted)]
+        number = same[-1].number if same else _add_version(model, wanted, code, carried)
+        config = render_config(name, version=number, engine_dir=engine_dir, spec=spec)
+        parse_config(config, where=str(model / CONFIG_NAME), directory_name=name)
+        _replace(model / CONFIG_NAME, config)
     return number
 
 
@@ -209,12 +214,13 @@ def digest_of(engine_dir: Path) -> str:
     return total.hexdigest()
 
 
-def _add_version(model: Path, wanted: Version, code: bytes) -> int:
+def _add_version(model: Path, wanted: Version, code: bytes, carried: Mapping[str, bytes]) -> int:
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=model))
     try:
         pointer = {key: value for key, value in vars(wanted).items() if key != "number"}
         (staging / POINTER_NAME).write_text(json.dumps(pointer, indent=2) + "\n", "utf-8")
         (staging / "model.py").write_bytes(code)
+        write(staging, carried)
         staging.chmod(0o755)
         number = max((int(p.name) for p in model.iterdir() if p.name.isdecimal()), default=0) + 1
         while True:

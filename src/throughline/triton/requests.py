@@ -37,12 +37,14 @@ class GenerateRequest:
         params: Sampling.
         stream: Whether responses are sent while tokens come.
         echo: Text that goes before the output, empty unless the client asked for its input back.
+        perf_metrics: Whether responses say when the request came and when its tokens were there.
     """
 
     prompt_token_ids: tuple[int, ...]
     params: SamplingParams
     stream: bool
     echo: str = ""
+    perf_metrics: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def parse_request(
         params=_params(inputs, defaults),
         stream=_flag(inputs, "stream", False),
         echo="" if exclude else text or "",
+        perf_metrics=_flag(inputs, "return_perf_metrics", False),
     )
 
 

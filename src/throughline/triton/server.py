@@ -5,16 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import signal
-import socket
-import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,19 +18,21 @@ from typing import Self
 import psutil
 
 from throughline.contracts.errors import DeployError
-from throughline.contracts.serving import LOOPBACK, ServeSpec
+from throughline.contracts.serving import ServeSpec
+from throughline.triton import metrics_page
 from throughline.triton import state as states
 from throughline.triton.client import InferenceError, TritonClient
-from throughline.triton.installation import assemble_backends, command, environment, find_installation
+from throughline.triton.heartbeat import Heartbeat
+from throughline.triton.ports import choose_ports, reached_at
+from throughline.triton.process import TritonProcess, log_tail
 from throughline.triton.recovery import Recovery
 from throughline.triton.signals import EndingSignals, ending_signals
 from throughline.triton.switching import make_token
 
 _logger = logging.getLogger("throughline.triton")
-_ANY_ADDRESS = "0.0.0.0"  # noqa: S104  # compared with, never bound by default
 _WATCH_SECONDS = 0.5
-# An idle exit takes 2 to 3 seconds, most of it Triton's own one-second polling.
-_IDLE_EXIT_SECONDS = 6.0
+# Between two looks at the models' own counters.
+_LOOK_SECONDS = 1.0
 # Between a crash closing the sockets and the process's end lies the printing of its stack.
 _DYING_SECONDS = 5.0
 _MAX_RESTARTS = 3
@@ -44,8 +42,8 @@ _RESTART_WINDOW_SECONDS = 300.0
 class TritonServer:
     """One server and its watchdog; a context manager, which in the main thread ends it on SIGTERM and SIGHUP too.
 
-    The watchdog loads a model again when its Python process dies (Triton never does, and reports the
-    model ready meanwhile) and starts the server again on the same ports when it dies itself.
+    The watchdog loads a model again when its Python process dies or makes no token any more (Triton never does, and
+    reports the model ready meanwhile) and starts the server again on the same ports when it dies itself.
 
     Args:
         repository: Model repository with a rendered model for each name.
@@ -71,13 +69,15 @@ class TritonServer:
         self.log_path = (log_path or self.run_dir / "tritonserver.log").resolve()
         self.recoveries = 0
         self.restarts = 0
+        self.hangs = 0
         self.failure: DeployError | None = None
         self.stopped = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: TritonProcess | None = None
         self._ports = (0, 0, 0)
-        self._shm_prefix = ""
         self._stubs: dict[str, list[psutil.Process]] = {}
         self._attempts: dict[str, Recovery] = {}
+        self._heartbeats: dict[str, Heartbeat] = {}
+        self._looked = float("-inf")
         self._restart_times: deque[float] = deque(maxlen=_MAX_RESTARTS)
         self._lock = threading.RLock()
         self._watcher: threading.Thread | None = None
@@ -189,9 +189,11 @@ class TritonServer:
         with self._lock:
             if self._process is None:
                 return
-            if self._process.poll() is not None:
-                self._restart(self._process.returncode)
+            code = self._process.poll()
+            if code is not None:
+                self._restart(code)
                 return
+            self._end_what_hangs(time.monotonic())
             for model in list(self.models):
                 if not all(_lives(stub) for stub in self._stubs.get(model, [])) and not self._adopt(model):
                     self._try_recovery(model, time.monotonic())
@@ -202,10 +204,7 @@ class TritonServer:
 
     def log_tail(self, lines: int = 20) -> str:
         """Returns the end of the server's log."""
-        if not self.log_path.exists():
-            return ""
-        with self.log_path.open(encoding="utf-8", errors="replace") as log:
-            return "".join(deque(log, maxlen=lines))
+        return log_tail(self.log_path, lines)
 
     def _watch(self) -> None:
         while not self.stopped.wait(_WATCH_SECONDS):
@@ -231,76 +230,17 @@ class TritonServer:
         self.stopped.set()
 
     def _start_process(self, ports: tuple[int, int, int]) -> None:
-        installation = find_installation()
         self._ports = ports
-        self._shm_prefix = f"{states.MARK}{os.getpid()}_{secrets.token_hex(4)}_"
-        arguments = command(
-            installation,
-            repository=self.repository,
-            backends=assemble_backends(installation, self.run_dir / "backends"),
-            host=self.spec.host,
-            http_port=ports[0],
-            grpc_port=ports[1],
-            metrics_port=ports[2],
-            shm_prefix=self._shm_prefix,
-            exit_timeout_seconds=self.spec.exit_timeout_seconds,
+        self._process = TritonProcess(
+            self.repository, self.models, self.spec, ports, run_dir=self.run_dir, log_path=self.log_path
         )
-        with self.log_path.open("ab") as log:
-            # Its own session: Ctrl-C in a terminal must reach the supervisor first, which then drains.
-            self._process = subprocess.Popen(
-                arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment(installation),
-                start_new_session=True,
-            )
-        states.write_state(self.run_dir, self._state(self._process.pid))
-        self._wait_until_live(time.monotonic() + self.spec.ready_timeout_seconds)
-
-    def _state(self, pid: int) -> states.ServerState:
-        return states.ServerState(
-            pid=pid,
-            pid_created=psutil.Process(pid).create_time(),
-            supervisor_pid=os.getpid(),
-            supervisor_created=psutil.Process().create_time(),
-            http_port=self._ports[0],
-            grpc_port=self._ports[1],
-            metrics_port=self._ports[2],
-            repository=str(self.repository),
-            models=tuple(self.models),
-            shm_prefix=self._shm_prefix,
-            log_path=str(self.log_path),
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-            host=reached_at(self.spec.host),
-        )
-
-    def _wait_until_live(self, deadline: float) -> None:
-        while time.monotonic() < deadline:
-            if self._process is None or self._process.poll() is not None:
-                raise DeployError(
-                    "Triton ended while it was starting",
-                    where=str(self.log_path),
-                    seen=self.log_tail(5).strip() or "an empty log",
-                    fix="read the log",
-                )
-            # A plain connect first: a gRPC channel that fails once waits a second before it tries again.
-            if _connects(reached_at(self.spec.host), self._ports[1]):
-                with TritonClient(self.grpc_url) as client:
-                    if client.is_live():
-                        return
-            time.sleep(0.05)
-        raise DeployError(
-            "Triton did not answer in time",
-            where=self.grpc_url,
-            seen=f"{self.spec.ready_timeout_seconds} s",
-            fix=f"read {self.log_path}, or raise ready_timeout_seconds",
-        )
+        self._process.wait_until_live()
 
     def _load(self, model: str) -> None:
         with TritonClient(self.grpc_url, timeout_seconds=self.spec.ready_timeout_seconds) as client:
             former = set(self._find_stubs(model))
             client.load(model)
+            self._heartbeats.pop(model, None)
             # Those of a version that is being replaced soon end by themselves; a load that changes nothing
             # leaves the processes as they are.
             stubs = list(self._find_stubs(model))
@@ -313,6 +253,39 @@ class TritonServer:
         if living:
             self._stubs[model] = living
         return bool(living)
+
+    def _end_what_hangs(self, now: float) -> None:
+        """Kills the processes of models that make no tokens; they are then dead, and recovered as such."""
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        try:
+            page = self._process.metrics() if self._process else ""
+        except (OSError, HTTPException) as error:
+            _logger.warning("the metrics of Triton cannot be read: %s", error)
+            return
+        for model in self.models:
+            if not all(_lives(stub) for stub in self._stubs.get(model, [])):
+                # Dead is another matter than silent.
+                self._heartbeats.pop(model, None)
+                continue
+            beat = self._heartbeats.setdefault(model, self._heartbeat(model, now))
+            if not beat.hangs(metrics_page.iterations(page, model), now):
+                continue
+            self.hangs += 1
+            _logger.warning("model %s makes no token for %.0f s: its process is killed", model, self.spec.hang_seconds)
+            for stub in self._stubs.get(model, []):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    stub.kill()
+            psutil.wait_procs(self._stubs.get(model, []), timeout=_DYING_SECONDS)
+            del self._heartbeats[model]
+
+    def _heartbeat(self, model: str, now: float) -> Heartbeat:
+        def ask() -> None:
+            with TritonClient(self.grpc_url, timeout_seconds=self.spec.hang_seconds) as client:
+                make_token(client, self.repository, model)
+
+        return Heartbeat(ask, seconds=self.spec.heartbeat_seconds, patience=self.spec.hang_seconds, now=now)
 
     def _find_stubs(self, model: str) -> Iterator[psutil.Process]:
         mark = f"{self.repository / model}{os.sep}"
@@ -349,17 +322,10 @@ class TritonServer:
             self._load(model)
         except InferenceError:
             # A model process that dies inside a lock of Triton's shared memory takes the server with it.
-            code = self._exit_code(_DYING_SECONDS)
+            code = self._process.exit_code(_DYING_SECONDS) if self._process else None
             if code is None:
                 raise
             self._restart(code)
-
-    def _exit_code(self, timeout: float) -> int | None:
-        """The server's exit code if it ends within `timeout` seconds."""
-        try:
-            return self._process.wait(timeout) if self._process else None
-        except subprocess.TimeoutExpired:
-            return None
 
     def _restart(self, code: int) -> None:
         self.restarts += 1
@@ -374,77 +340,18 @@ class TritonServer:
                 fix="read the log",
             )
         self._restart_times.append(now)
-        states.kill_marked(self._shm_prefix)
+        if self._process is not None:
+            self._process.clear()
         self._start_process(self._ports)
         for model in self.models:
             self._load(model)
 
-    def _exit_patience(self) -> float:
-        """Seconds that Triton gets after SIGTERM."""
-        if not all(_lives(stub) for stubs in self._stubs.values() for stub in stubs):
-            # With a dead stub Triton only ever waits its whole timeout and then hangs.
-            return 1.0
-        longest = self.spec.exit_timeout_seconds + 5.0
-        try:
-            # A request that was cancelled in the moment it ended is never released by Triton 2.51, which
-            # then waits for it in vain: with nothing running, no more is due than a normal exit takes.
-            return longest if active_requests(self._metrics_page()) else min(longest, _IDLE_EXIT_SECONDS)
-        except (OSError, HTTPException):
-            return longest
-
-    def _metrics_page(self) -> str:
-        connection = HTTPConnection(reached_at(self.spec.host), self._ports[2], timeout=2)
-        try:
-            connection.request("GET", "/metrics")
-            return connection.getresponse().read().decode("utf-8")
-        finally:
-            connection.close()
-
     def _stop_process(self) -> None:
-        process = self._process
-        if process is None:
+        if self._process is None:
             return
-        if process.poll() is None:
-            patience = self._exit_patience()
-            process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(patience)
-        states.kill_marked(self._shm_prefix)
-        process.wait()
+        self._process.stop(models_live=all(_lives(stub) for stubs in self._stubs.values() for stub in stubs))
         self._process = None
         self._stubs.clear()
-
-
-def active_requests(metrics_text: str) -> int:
-    """Sums the models' gauges of live requests in a Prometheus page."""
-    family = "nv_trt_llm_request_metrics{"
-    lines = [line for line in metrics_text.splitlines() if line.startswith(family) and 'request_type="active"' in line]
-    return int(sum(float(line.rpartition(" ")[2]) for line in lines))
-
-
-def choose_ports(spec: ServeSpec) -> tuple[int, int, int]:
-    """Returns the HTTP, gRPC and metrics ports: the wanted ones after a look, free ones for 0.
-
-    Raises:
-        DeployError: If a wanted port is taken.
-    """
-    with contextlib.ExitStack() as stack:
-        chosen = []
-        for name in ("http_port", "grpc_port", "metrics_port"):
-            wanted = getattr(spec, name)
-            listener = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind((spec.host, wanted))
-            except OSError:
-                raise DeployError(
-                    "port is taken",
-                    where=name,
-                    seen=f"{spec.host}:{wanted}",
-                    fix=f"stop what uses it, or set {name}=0 to take a free one",
-                ) from None
-            chosen.append(int(listener.getsockname()[1]))
-        return chosen[0], chosen[1], chosen[2]
 
 
 def run_until_signal(server: TritonServer) -> None:
@@ -465,19 +372,6 @@ def run_until_signal(server: TritonServer) -> None:
             signal.signal(number, handler)
     if server.failure is not None:
         raise server.failure
-
-
-def reached_at(host: str) -> str:
-    """Returns the address at which this machine reaches what is bound to `host`."""
-    return LOOPBACK if host == _ANY_ADDRESS else host
-
-
-def _connects(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), timeout=1):
-            return True
-    except OSError:
-        return False
 
 
 def _lives(process: psutil.Process) -> bool:

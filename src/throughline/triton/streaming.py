@@ -51,11 +51,20 @@ def tokens_per_message(policy: FlushPolicy, tokens_per_second: float) -> int:
 
 
 @dataclass(frozen=True)
+class TokenTimes:
+    """When a request came and when its tokens were there, in seconds of the scheduler's clock."""
+
+    arrival: float
+    first_token: float
+    last_token: float
+
+
+@dataclass(frozen=True)
 class Message:
     """What one response carries; see the outputs in `model_config`.
 
     `finish_reason` is empty until the last message; the token counts and `cum_log_prob` are cumulative. `log_probs`
-    are those of `token_ids`; both are None and empty where nobody asked for them.
+    are those of `token_ids`; both are None and empty where nobody asked for them, and `times` is None.
     """
 
     text: str
@@ -65,15 +74,17 @@ class Message:
     completion_tokens: int
     log_probs: tuple[float, ...] = ()
     cum_log_prob: float | None = None
+    times: TokenTimes | None = None
 
 
 @dataclass
 class Outbox:
-    """Output of one request that its client has not seen yet."""
+    """Output of one request that its client has not seen yet; `now` is when it came."""
 
     echo: str
     now: float
     wants_log_probs: bool = False
+    wants_times: bool = False
     _text: list[str] = field(default_factory=list)
     _ids: list[int] = field(default_factory=list)
     _log_probs: list[float] = field(default_factory=list)
@@ -81,9 +92,16 @@ class Outbox:
     _sent: bool = False
     _prompt_tokens: int = 0
     _completion_tokens: int = 0
+    _times: TokenTimes | None = None
 
-    def add(self, output: StepOutput) -> None:
-        """Takes one step's output."""
+    def __post_init__(self) -> None:
+        self._arrival = self.now
+
+    def add(self, output: StepOutput, now: float) -> None:
+        """Takes the output of a step that ended at `now`."""
+        if self.wants_times and output.token_ids:
+            first = now if self._times is None else self._times.first_token
+            self._times = TokenTimes(self._arrival, first, now)
         self._text.append(output.text)
         self._ids.extend(output.token_ids)
         self._log_probs.extend(output.logprobs)
@@ -111,6 +129,7 @@ class Outbox:
             self._completion_tokens,
             log_probs,
             self._cum_log_prob if self.wants_log_probs else None,
+            self._times,
         )
         self._text.clear()
         self._ids.clear()

@@ -65,13 +65,17 @@ def running_version(client: TritonClient, repository: Path, model: str) -> Versi
     Raises:
         DeployError: If the server does not know the model, or serves an engine of no version in the folder.
     """
-    engine_dir = client.parameter(model, "engine_dir")
-    found = [version for version in versions(repository, model) if version.engine_dir == engine_dir]
+    config = client.loaded_config(model)
+    numbers = list(config.version_policy.specific.versions)
+    parameters = config.parameters
+    engine_dir = parameters["engine_dir"].string_value if "engine_dir" in parameters else ""
+    # The folder may have been emptied and filled again since.
+    found = [v for v in versions(repository, model) if v.number in numbers and v.engine_dir == engine_dir]
     if not found:
         raise InferenceError(
             "the running server serves an engine of no version in the repository",
             where=str(repository / model),
-            seen=engine_dir or "no engine_dir",
+            seen=f"versions {numbers}, engine {engine_dir or 'unknown'}",
             fix="stop it with `python -m recipes.deploy action=stop` and deploy again",
         )
     return found[-1]

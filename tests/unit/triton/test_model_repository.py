@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from throughline.contracts.errors import DeployError
 from throughline.contracts.serving import ServeSpec
-from throughline.triton import repository
+from throughline.triton import carried, repository
 
 SPEC = ServeSpec()
 
@@ -81,3 +84,54 @@ def test_missing_and_broken_parts_are_named(tmp_path: Path) -> None:
     (repo / "lab" / "1" / "version.json").write_text("{}")
     with pytest.raises(DeployError, match="version pointer cannot be read"):
         repository.versions(repo, "lab")
+
+
+def test_a_version_takes_the_code_along_that_loads_its_engine(tmp_path: Path, tiny_engine: Path) -> None:
+    """In a process whose only code of ours is the version's: nothing that is installed is looked at."""
+    repo = tmp_path / "repository"
+    repository.render(repo, "lab", tiny_engine, SPEC)
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from throughline.engines import load\n"
+        "from throughline.triton import batching, llmapi, requests, streaming, warm_up\n"
+        "runtime = load(Path(sys.argv[2]))\n"
+        "print(warm_up.warm_up(runtime, Path(sys.argv[2])))\n"
+        "runtime.close()\n"
+        "ours = [m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'throughline']\n"
+        "print(all(file.startswith(sys.argv[1]) for file in ours), len(ours) > 10)\n"
+    )
+    lib = repo / "lab" / "1" / "lib"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(lib), str(tiny_engine)], capture_output=True, text=True, cwd=tmp_path
+    )
+    warmed = "warmed up: 4 of 4 golden prompts answered as when the engine was built"
+    assert done.stdout.splitlines() == [warmed, "True True"], done.stderr
+
+
+def test_other_code_is_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo, folder = tmp_path / "repository", engine(tmp_path / "a", "1")
+    assert repository.render(repo, "lab", folder, SPEC) == 1
+    copy = tmp_path / "installed" / "throughline"
+    shutil.copytree(carried.ROOT, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(carried, "ROOT", copy)
+    assert repository.render(repo, "lab", folder, SPEC) == 1
+    # Imported in the body of a function alone.
+    late = copy / "engines" / "cpu" / "speculative.py"
+    late.write_text(late.read_text() + "# a fix\n")
+    assert repository.render(repo, "lab", folder, SPEC) == 2
+    assert (repo / "lab" / "1" / "lib" / "throughline" / "engines" / "cpu" / "speculative.py").read_text() + (
+        "# a fix\n"
+    ) == late.read_text()
+    # What a version does not need is none of its business.
+    other = copy / "gateway" / "app.py"
+    other.write_text(other.read_text() + "# a fix\n")
+    assert repository.render(repo, "lab", folder, SPEC) == 2
+
+
+def test_a_runtime_of_somebody_else_is_not_carried_but_what_it_may_import_is(tmp_path: Path) -> None:
+    files = carried.carried_files(repository.MODEL_SOURCE, "their.package:load")
+    assert "throughline/engines/cpu/runtime.py" in files and not any(name.startswith("their") for name in files)
+    with pytest.raises(DeployError, match=r"does not exist — throughline\.engines\.nothing"):
+        carried.carried_files(repository.MODEL_SOURCE, "throughline.engines.nothing:load")

@@ -20,8 +20,11 @@ from throughline.contracts.errors import DeployError, MissingDependencyError
 from throughline.contracts.serving import ServeSpec
 from throughline.triton import installation, server, state
 from throughline.triton.client import InferenceError
+from throughline.triton.heartbeat import Heartbeat
+from throughline.triton.metrics_page import active_requests, iterations
+from throughline.triton.ports import choose_ports
 from throughline.triton.recovery import MOST_ATTEMPTS, Recovery
-from throughline.triton.server import TritonServer, active_requests, choose_ports
+from throughline.triton.server import TritonServer
 
 
 @pytest.fixture
@@ -108,6 +111,74 @@ def test_active_requests_are_summed_over_models() -> None:
     assert active_requests("") == 0
 
 
+def test_steps_are_a_models_own() -> None:
+    family = "nv_trt_llm_general_metrics"
+    page = "\n".join(
+        f'{family}{{general_type="iteration_counter",model="{model}",version="{version}"}} {value}'
+        for model, version, value in (("a", 1, 5.0), ("a", 2, 7.0), ("ab", 1, 9.0))
+    )
+    assert iterations(page, "a") == 12
+    assert iterations(page, "ab") == 9
+    assert iterations(page, "b") is None
+
+
+def test_an_engine_that_steps_is_not_asked_and_an_idle_one_is() -> None:
+    asked: list[int] = []
+    came = threading.Event()
+
+    def ask() -> None:
+        asked.append(1)
+        came.set()
+
+    beat = Heartbeat(ask, seconds=10, patience=30, now=0.0)
+    for second in range(100):
+        assert not beat.hangs(float(second), second)
+    assert asked == []
+    # From here on no step is made; a token that comes on request is as good.
+    assert not beat.hangs(99.0, 111.0)
+    assert came.wait(10)
+    for thread in threading.enumerate():
+        if thread.name == "heartbeat":
+            thread.join(10)
+    assert not beat.hangs(99.0, 112.0)
+    assert not beat.hangs(99.0, 121.0) and asked == [1]
+
+
+def test_an_engine_that_neither_steps_nor_answers_hangs_after_its_patience() -> None:
+    release = threading.Event()
+
+    def ask() -> None:
+        release.wait(30)
+        raise InferenceError("call to Triton failed (DEADLINE_EXCEEDED)")
+
+    beat = Heartbeat(ask, seconds=10, patience=30, now=0.0)
+    try:
+        assert not beat.hangs(5.0, 1.0)
+        found = [now for now in range(2, 60) if beat.hangs(5.0, float(now))]
+        assert found == list(range(32, 60))
+        # A step at last.
+        assert not beat.hangs(6.0, 60.0)
+    finally:
+        release.set()
+
+
+def test_a_question_that_fails_is_asked_again() -> None:
+    asked: list[int] = []
+
+    def ask() -> None:
+        asked.append(1)
+        raise InferenceError("call to Triton failed (UNAVAILABLE)")
+
+    beat = Heartbeat(ask, seconds=10, patience=30, now=0.0)
+    for now in (11.0, 12.0, 13.0):
+        assert not beat.hangs(None, now)
+        for thread in threading.enumerate():
+            if thread.name == "heartbeat":
+                thread.join(10)
+    assert len(asked) == 3
+    assert beat.hangs(None, 31.0)
+
+
 def test_numpy_2_is_refused() -> None:
     installation.check_numpy("1.26.4")
     with pytest.raises(MissingDependencyError, match=r"silently corrupts.*numpy 2\.1\.0"):
@@ -172,10 +243,11 @@ class Dead:
 class Alive:
     """A server's process that runs."""
 
-    returncode = None
-
     def poll(self) -> None:
         return None
+
+    def metrics(self) -> str:
+        return ""
 
 
 @pytest.fixture

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-# The Python backend starts its interpreter isolated, so PYTHONPATH does not reach sys.path by itself.
+# The version's own code goes before what is installed. The Python backend starts its interpreter isolated, so
+# PYTHONPATH does not reach sys.path by itself.
 sys.path[:0] = [
-    entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and entry not in sys.path
+    str(Path(__file__).parent / "lib"),
+    *(entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and entry not in sys.path),
 ]
 
 from throughline.contracts.engine import EngineRuntime  # noqa: E402
@@ -27,6 +29,7 @@ from throughline.triton.batching import Code, Scheduler, SchedulerSettings, Snap
 from throughline.triton.llmapi import to_text_contract  # noqa: E402
 from throughline.triton.requests import RequestDefaults, RequestError, parse_request  # noqa: E402
 from throughline.triton.streaming import FlushPolicy, Message  # noqa: E402
+from throughline.triton.warm_up import warm_up  # noqa: E402
 
 _LENGTH_BUCKETS = [10, 50, 100, 500, 1000]
 # A step holds the interpreter lock for a millisecond or two; Python's default of 5 ms would let new requests wait
@@ -124,6 +127,10 @@ class ResponseChannel:
         if message.cum_log_prob is not None:
             tensors.append(_floats("cum_log_probs", [message.cum_log_prob]))
             tensors.append(_floats("output_log_probs", message.log_probs))
+        if message.times is not None:
+            tensors.append(_nanoseconds("arrival_time_ns", message.times.arrival))
+            tensors.append(_nanoseconds("first_token_time_ns", message.times.first_token))
+            tensors.append(_nanoseconds("last_token_time_ns", message.times.last_token))
         self._send(pb_utils.InferenceResponse(tensors), final=final)
 
     def _send(self, response: Any, *, final: bool) -> None:
@@ -222,6 +229,10 @@ def _floats(name: str, values: Sequence[float]) -> Any:
     return pb_utils.Tensor(name, np.array(values, dtype=np.float32))
 
 
+def _nanoseconds(name: str, seconds: float) -> Any:
+    return pb_utils.Tensor(name, np.array([round(seconds * 1e9)], dtype=np.int64))
+
+
 def _tokenizer(
     engine_dir: Path,
 ) -> tuple[Callable[[str], Sequence[int]] | None, Callable[[Sequence[int]], str] | None]:
@@ -264,6 +275,7 @@ def _runtime_loader(entry: str, engine_dir: Path) -> Callable[[], EngineRuntime]
 
     def load() -> EngineRuntime:
         runtime: EngineRuntime = getattr(importlib.import_module(module), function)(engine_dir)
+        print(warm_up(runtime, engine_dir), file=sys.stderr, flush=True)
         return runtime
 
     return load
