@@ -41,13 +41,12 @@ def ours(checkpoint: Path, spec: EngineSpec, out: Path) -> dict[str, float]:
 
 def bare(checkpoint: Path, spec: EngineSpec, out: Path) -> dict[str, float]:
     """Does what a script of twenty lines would; the graph is ours, since the bare tools have none."""
-    import nncf
-    import openvino
-
+    from throughline.engines.cpu import openvino_env
     from throughline.engines.cpu.graph import build_graph
     from throughline.engines.cpu.model_config import read_decoder_config
     from throughline.engines.safetensors_reader import SafetensorsFolder
 
+    nncf, openvino = openvino_env.nncf(), openvino_env.openvino()
     modes = nncf.CompressWeightsMode
     started = time.perf_counter()
     values = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
@@ -64,17 +63,16 @@ def bare(checkpoint: Path, spec: EngineSpec, out: Path) -> dict[str, float]:
 
 def child(job: dict[str, Any]) -> None:
     """Imports, builds once, and prints the seconds."""
-    import nncf  # noqa: F401
-    import openvino  # noqa: F401
-
     import throughline.engines.cpu.build  # noqa: F401
+    from throughline.engines.cpu.openvino_env import nncf, openvino
 
+    # With their telemetry off.
+    openvino()
+    nncf()
     spec = EngineSpec.model_validate({"max_seq_len": 1024} | METHODS[job["precision"]])
     with tempfile.TemporaryDirectory(dir=job["work"]) as name:
         build = {"ours": ours, "bare": bare}[job["who"]]
-        print(
-            json.dumps(build(Path(job["checkpoint"]), spec, Path(name) / "e" if job["who"] == "ours" else Path(name)))
-        )
+        print(json.dumps(build(Path(job["checkpoint"]), spec, Path(name) / "engine")))
 
 
 def spread(values: list[float]) -> dict[str, float]:

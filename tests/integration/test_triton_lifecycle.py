@@ -124,10 +124,12 @@ def test_a_version_runs_its_own_code(server: TritonServer, tiny_engine: Path, tm
         number = repository.render(repo, "lab", other, SPEC)
         source = repo / "lab" / str(number) / "lib" / "throughline" / "triton" / "streaming.py"
         source.write_text(source.read_text().replace("text = self.echo + text", 'text = "former " + text'))
-        client.load("lab")
+        server.load("lab")
         assert client.generate("lab", REQUEST).text.startswith("former ")
         assert running_version(client, repo, "lab").number == number
-        switch(client, repo, "lab", lambda: repository.select_version(repo, "lab", before).number)
+        repository.select_version(repo, "lab", before)
+        server.load("lab")
+        assert running_version(client, repo, "lab").number == before
         assert not client.generate("lab", REQUEST).text.startswith("former ") and tokens(server) == expected
     assert "golden prompts answered as when the engine was built" in server.log_path.read_text()
 

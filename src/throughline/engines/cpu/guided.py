@@ -11,10 +11,15 @@ from typing import Any
 from throughline.contracts.engine import GuidedDecodingParams
 from throughline.contracts.errors import EngineError
 from throughline.contracts.text import shorten
+from throughline.engines.cpu.guide_cost import regex_states, schema_states
 from throughline.engines.cpu.openvino_env import openvino
 from throughline.vocabulary import Vocabulary
 
 DETOKENIZER_FILE = "openvino_detokenizer.xml"
+MOST_CHARACTERS = 65_536
+# 15 ms a state with 49,152 tokens on an AVX2 core (docs/log.md): two seconds.
+MOST_STATES = 128
+_COUNTED = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 # How GenAI names what TensorRT-LLM calls …
 _NAMES = {"json": "json_schema", "regex": "regex", "grammar": "grammar", "structural_tag": "structural_tags_config"}
 
@@ -59,16 +64,15 @@ def check_guide(guide: GuidedDecodingParams) -> None:
         EngineError: Naming the field and what is wrong with it.
     """
     name, value = _given(guide)
+    if len(value) > MOST_CHARACTERS:
+        raise EngineError(
+            "guided decoding's description is too long",
+            where=f"guided_decoding.{name}",
+            seen=f"{len(value)} characters",
+            fix=f"describe the answer in at most {MOST_CHARACTERS}",
+        )
     try:
-        if name == "regex":
-            re.compile(value)
-        elif name == "grammar":
-            if not re.search(r"^\s*root\s*::=", value, re.MULTILINE):
-                raise ValueError("no rule 'root ::= …'")
-        elif name == "json":
-            _check_schema(json.loads(value))
-        else:
-            _check_tag(json.loads(value))
+        _check_states(name, _checked(name, value))
     except (ValueError, TypeError, re.error, RecursionError) as error:
         raise EngineError(
             "guided decoding cannot be compiled",
@@ -76,6 +80,33 @@ def check_guide(guide: GuidedDecodingParams) -> None:
             seen=str(error) or shorten(value),
             fix="correct it as xgrammar wants it",
         ) from None
+
+
+def _checked(name: str, value: str) -> float:
+    """Checks a guide's form and returns how many dear states it has, as far as its text says."""
+    if name == "regex":
+        return regex_states(value)
+    if name == "grammar":
+        if not re.search(r"^\s*root\s*::=", value, re.MULTILINE):
+            raise ValueError("no rule 'root ::= …'")
+        return sum(min(int(high or low), 256) for low, high in _COUNTED.findall(value))
+    parsed = json.loads(value)
+    if name == "json":
+        _check_schema(parsed)
+    else:
+        _check_tag(parsed)
+    return schema_states(parsed)
+
+
+def _check_states(name: str, states: float) -> None:
+    if states > MOST_STATES:
+        raise EngineError(
+            "guided decoding takes too long to compile, while every other request waits",
+            where=f"guided_decoding.{name}",
+            seen=f"lengths and repetitions of characters that come to {states:.0f} states",
+            fix=f"keep them to {MOST_STATES} together: leave maxLength, minLength and counted patterns out of the "
+            "schema and check the answer's lengths after it has come",
+        )
 
 
 def _given(guide: GuidedDecodingParams) -> tuple[str, str]:
