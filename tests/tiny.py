@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
+from throughline.contracts.engine import EngineInfo, EngineSpec
 from throughline.conversion.chatml import TURN_END, TURN_START, chatml
 from throughline.conversion.tokenizer import Vocabulary, write_tokenizer
 
@@ -63,3 +64,26 @@ def _texts() -> list[str]:
     words = ["".join(rng.choices(syllables, k=rng.randint(1, 3))) for _ in range(2500)]
     known = 'system user assistant tool type object string\n{"name": "find", "arguments": {"id": "x", "count": true}}'
     return [f"{known} {' '.join(words[at : at + 20])}" for at in range(0, len(words), 5)]
+
+
+def write_engine_info(folder: Path, *, max_seq_len: int) -> None:
+    """Writes the `engine.json` that the gateway reads beside a tiny tokenizer; there is no engine."""
+    EngineInfo(
+        name="lab",
+        spec=EngineSpec(precision="f32", max_seq_len=max_seq_len),
+        architecture="llama",
+        precision="f32",
+        vocab_size=VOCAB_SIZE,
+        eos_token_ids=(2,),
+        control_token_ids=(0, 1, 2),
+        max_position_embeddings=512,
+        parameters=1,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=1,
+        hidden_size=1,
+        checkpoint_digest="0123456789abcdef",
+        weight_bytes=1,
+        versions={},
+    ).write(folder)

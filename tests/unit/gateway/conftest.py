@@ -8,9 +8,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.tiny import VOCAB_SIZE, save_tiny_tokenizer
+from tests.tiny import save_tiny_tokenizer, write_engine_info
 from tests.unit.gateway.fake_triton import MODEL, FakeTriton, say
-from throughline.contracts.engine import EngineInfo, EngineSpec
 from throughline.contracts.gateway import GatewaySpec, ModelRoute
 from throughline.gateway import GatewayProcess
 
@@ -21,25 +20,7 @@ CONTEXT = 256
 def engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the gateway reads of an engine: a tiny tokenizer with its template, `engine.json`."""
     folder = save_tiny_tokenizer(tmp_path_factory.mktemp("gateway-engine"), tool_tags=True)
-    EngineInfo(
-        name="lab",
-        spec=EngineSpec(precision="f32", max_seq_len=CONTEXT),
-        architecture="llama",
-        precision="f32",
-        vocab_size=VOCAB_SIZE,
-        eos_token_ids=(2,),
-        control_token_ids=(0, 1, 2),
-        max_position_embeddings=512,
-        parameters=1,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        head_dim=1,
-        hidden_size=1,
-        checkpoint_digest="0123456789abcdef",
-        weight_bytes=1,
-        versions={},
-    ).write(folder)
+    write_engine_info(folder, max_seq_len=CONTEXT)
     return folder
 
 

@@ -18,9 +18,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.tiny import write_engine_info
 from tests.unit.house.deployment import DOCKER, ROOT, tool
 from throughline import bootstrap
-from throughline.contracts.engine import EngineInfo, EngineSpec
 from throughline.contracts.gateway import GatewaySpec, ModelRoute
 from throughline.engines.tensorrt.commands import CONTAINER
 
@@ -187,7 +187,7 @@ def test_the_gateway_runs_with_the_packages_of_its_image(tmp_path: Path, tiny_to
             if not (site / top).exists():
                 (site / top).symlink_to(Path(str(distribution.locate_file(top))))
     engine_dir = shutil.copytree(tiny_tokenizer_dir, tmp_path / "engine")
-    write_engine(engine_dir)
+    write_engine_info(engine_dir, max_seq_len=256)
     route = ModelRoute(id="lab", upstream="127.0.0.1:1", triton_model="lab", engine_dir=engine_dir)
     spec = GatewaySpec(port=0, models=(route,))
     (tmp_path / "gateway.json").write_text(spec.model_dump_json())
@@ -205,26 +205,3 @@ def test_the_gateway_runs_with_the_packages_of_its_image(tmp_path: Path, tiny_to
         finally:
             process.terminate()
         assert process.wait(20) == 0
-
-
-def write_engine(folder: Path) -> None:
-    """Writes the `engine.json` that the gateway reads beside a tokenizer."""
-    EngineInfo(
-        name="lab",
-        spec=EngineSpec(precision="f32", max_seq_len=256),
-        architecture="llama",
-        precision="f32",
-        vocab_size=2048,
-        eos_token_ids=(2,),
-        control_token_ids=(0, 1, 2),
-        max_position_embeddings=512,
-        parameters=1,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        head_dim=1,
-        hidden_size=1,
-        checkpoint_digest="0123456789abcdef",
-        weight_bytes=1,
-        versions={},
-    ).write(folder)
