@@ -20,7 +20,7 @@ def tool_call_guide(tools: Sequence[Mapping[str, Any]]) -> GuidedDecodingParams 
     free.
 
     Args:
-        tools: OpenAI-style tools with names and sound schemas.
+        tools: OpenAI-style tools with names and schemas; an unsound one is left as it is, for the engine to refuse.
     """
     if not tools:
         return None
@@ -35,7 +35,7 @@ def tool_calls_guide(tools: Sequence[Mapping[str, Any]]) -> GuidedDecodingParams
     A tool without `strict` in its function has any JSON object as arguments.
 
     Args:
-        tools: At least one OpenAI-style tool with a name and a sound schema.
+        tools: At least one OpenAI-style tool, as for `tool_call_guide`.
     """
     tags = []
     for tool in tools:
@@ -57,14 +57,23 @@ def _call(function: Mapping[str, Any]) -> Iterator[Element]:
 
 
 def _value(schema: Any) -> Iterator[Element]:
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    if not properties or set(schema.get("required", ())) != set(properties) or schema.get("type") != "object":
+    if not _requires_everything(schema):
         yield from _schema(schema)
         return
-    for index, (name, inner) in enumerate(properties.items()):
+    for index, (name, inner) in enumerate(schema["properties"].items()):
         yield _text(("{" if index == 0 else ", ") + json.dumps(name, ensure_ascii=False) + ": ")
         yield from _value(inner)
     yield _text("}")
+
+
+def _requires_everything(schema: Any) -> bool:
+    """Whether a schema is an object with properties, all of them required; what is no sound schema is not."""
+    if not isinstance(schema, Mapping) or schema.get("type") != "object":
+        return False
+    properties, required = schema.get("properties"), schema.get("required")
+    if not isinstance(properties, Mapping) or not isinstance(required, list | tuple) or not properties:
+        return False
+    return all(isinstance(name, str) for name in required) and set(required) == set(properties)
 
 
 def _schema(schema: Any) -> Iterator[Element]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
-
-import orjson
 
 from throughline.contracts.engine import GuidedDecodingParams
 from throughline.gateway.errors import ApiError, bad_request
@@ -59,7 +58,8 @@ def _part(values: dict[str, Any], name: str, kind: type, where: str = _FIELD) ->
 
 
 def _dumped(value: Any) -> str:
-    return orjson.dumps(value).decode()
+    # orjson refuses integers beyond 64 bits, which a schema may hold.
+    return json.dumps(value)
 
 
 def _wrong(where: str, expected: str, seen: Any) -> ApiError:

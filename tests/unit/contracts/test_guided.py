@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from throughline.contracts.guided import tool_call_guide
+import pytest
+
+from throughline.contracts.guided import tool_call_guide, tool_calls_guide
 from throughline.contracts.tool_calls import parse_tool_calls
 
 FLAT = {
@@ -76,3 +78,21 @@ def test_any_of_several_tools_may_be_called() -> None:
 
 def test_without_tools_there_is_nothing_to_hold_to() -> None:
     assert tool_call_guide([]) is None
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"type": "object", "properties": [], "required": []},
+        {"type": "object", "properties": {"a": {}}, "required": 3},
+        {"type": "object", "properties": {"a": {}}, "required": [["a"]]},
+        {"type": ["object"], "properties": {"a": {}}, "required": ["a"]},
+        {"type": "object", "properties": {"a": 7}, "required": ["a"]},
+        {"type": "object", "properties": "abc", "required": ["a", "b", "c"]},
+    ],
+)
+def test_an_unsound_schema_is_left_for_the_engine_to_refuse(parameters: Any) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters, "strict": True}}]
+    for guide in (tool_call_guide(tools), tool_calls_guide(tools)):
+        assert guide is not None and guide.structural_tag is not None
+        assert '"json_schema"' in guide.structural_tag
