@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -314,9 +315,9 @@ async def cancel_many(url: str, count: int, together: int) -> None:
         await asyncio.gather(*(user() for _ in range(together)))
 
 
-async def one_token(stub: object) -> None:
+async def one_token(stub: Any) -> None:
     params = SamplingParams(max_tokens=500, ignore_eos=True)
-    call = stub.ModelStreamInfer()  # type: ignore[attr-defined]
+    call = stub.ModelStreamInfer()
     await call.write(infer_request("lab", "", [5, 6, 7], params, stream=True))
     await call.done_writing()
     await call.read()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from throughline.gateway import limits
 from throughline.gateway.keys import ApiKey, KeyLimits
@@ -284,7 +284,8 @@ def _row(key: ApiKey) -> tuple[object, ...]:
     return (key.id, key.digest, key.name, key.tenant, *used, key.created, key.expires, key.revoked)
 
 
-def _key(row: tuple[object, ...]) -> ApiKey:
+def _key(row: tuple[Any, ...]) -> ApiKey:
+    """The table is STRICT: SQLite itself holds the columns to their types."""
     key_id, digest, name, tenant, requests, tokens, concurrent, created, expires, revoked = row
-    held = KeyLimits(requests, tokens, concurrent)  # type: ignore[arg-type]  # the table is STRICT
-    return ApiKey(key_id, digest, name, tenant, held, created, expires, revoked)  # type: ignore[arg-type]
+    held = KeyLimits(requests, tokens, concurrent)
+    return ApiKey(key_id, digest, name, tenant, held, created, expires, revoked)

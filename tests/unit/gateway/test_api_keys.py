@@ -28,7 +28,7 @@ from throughline.contracts.gateway import GatewaySpec
 from throughline.gateway import GatewayProcess
 from throughline.gateway.keys import ApiKey, KeyLimits, Secret, new_key
 
-CHAT = {"model": "lab", "messages": [{"role": "user", "content": "Hi"}]}
+CHAT: Any = {"model": "lab", "messages": [{"role": "user", "content": "Hi"}]}
 WAIT = 10.0
 # So many that what a bucket gains while a test runs is told apart from what a request takes.
 MANY = 1_000_000
@@ -140,7 +140,7 @@ def test_unknown_revoked_and_expired_keys(guarded: Guarded, triton: FakeTriton) 
 def test_the_stock_client_reads_the_headers_and_the_errors(guarded: Guarded, triton: FakeTriton) -> None:
     _, secret = guarded.key(requests_per_minute=2, tokens_per_minute=MANY)
     client = openai.OpenAI(base_url=f"{guarded.process.url}/v1", api_key=secret.reveal(), max_retries=0)
-    raw = client.chat.completions.with_raw_response.create(**CHAT, max_tokens=20)  # type: ignore[call-overload]
+    raw = client.chat.completions.with_raw_response.create(**CHAT, max_tokens=20)
     reserved = raw.parse().usage.prompt_tokens + 20
     headers = {name: value for name, value in raw.headers.items() if name.startswith("x-ratelimit")}
     assert headers["x-ratelimit-limit-requests"] == "2"
@@ -151,7 +151,7 @@ def test_the_stock_client_reads_the_headers_and_the_errors(guarded: Guarded, tri
     assert headers["x-ratelimit-reset-tokens"].endswith("ms")
     # An error counts and carries them too.
     with pytest.raises(openai.BadRequestError) as bad:
-        client.chat.completions.create(**CHAT, max_tokens=-1)  # type: ignore[call-overload]
+        client.chat.completions.create(**CHAT, max_tokens=-1)
     assert bad.value.response.headers["x-ratelimit-remaining-requests"] == "0"
     with pytest.raises(openai.RateLimitError) as caught:
         client.models.list()
