@@ -16,13 +16,13 @@ ROOT = Path(throughline.__file__).parent
 FOLDER = "lib"
 
 
-def carried_files(model_source: Path, runtime: str) -> dict[str, bytes]:
+def carried_files(model_source: Path, runtime: str | None = None) -> dict[str, bytes]:
     """Returns every module of ours that a model imports, at any depth and in function bodies too.
 
     Args:
         model_source: The model's own file.
-        runtime: `module:function` that loads the engine. One that is not ours is not carried; then everything that
-            our own engines need is, since it may import it.
+        runtime: `module:function` that loads the engine, if the model loads one. A module that is not ours is not
+            carried; then everything that our own engines need is, since it may import it.
 
     Returns:
         Source by path below `lib`, sorted.
@@ -30,9 +30,10 @@ def carried_files(model_source: Path, runtime: str) -> dict[str, bytes]:
     Raises:
         DeployError: If a module of ours that is named does not exist.
     """
-    module = runtime.partition(":")[0]
-    ours = module.partition(".")[0] == PACKAGE
-    todo = [*_imported(model_source.read_bytes()), module if ours else f"{PACKAGE}.engines"]
+    todo = [*_imported(model_source.read_bytes())]
+    if runtime is not None:
+        module = runtime.partition(":")[0]
+        todo.append(module if module.partition(".")[0] == PACKAGE else f"{PACKAGE}.engines")
     found: dict[str, bytes] = {}
     while todo:
         name = todo.pop()

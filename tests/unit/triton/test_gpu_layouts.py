@@ -119,15 +119,19 @@ def test_our_models_come_with_what_they_import(tmp_path: Path) -> None:
     import sys
 
     folder = render(tmp_path / "made", "inflight_batcher_llm") / "repository"
-    for name in ("preprocessing", "postprocessing", "tensorrt_llm_bls"):
+    imported = {
+        "preprocessing": "tokenizer, word_lists",
+        "postprocessing": "streams, tokenizer",
+        "tensorrt_llm_bls": "streams, tensors, tokenizer",
+    }
+    for name, modules in imported.items():
         version = folder / name / "1"
         assert "class TritonPythonModel" in (version / "model.py").read_text()
-        modules = "word_lists, streams, tokenizer, tensors"
-        code = f"from throughline.triton.gpu.text import {modules}; import throughline; print(throughline.__file__)"
+        code = f"from throughline.triton.text import {modules}; import throughline; print(throughline.__file__)"
         # Isolated, as the Python backend starts its interpreter: nothing of ours is installed in the container.
-        program = f"import sys; sys.path.insert(0, {str(version)!r}); {code}"
+        program = f"import sys; sys.path.insert(0, {str(version / 'lib')!r}); {code}"
         done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == str(version / "throughline" / "__init__.py")
+        assert done.stdout.strip() == str(version / "lib" / "throughline" / "__init__.py")
 
 
 @pytest.mark.parametrize(

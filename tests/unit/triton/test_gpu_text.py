@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trtllm_words import words
-from throughline.triton.gpu.text.streams import StopWords, TextStream, whole_text
-from throughline.triton.gpu.text.tokenizer import TextTokenizer
-from throughline.triton.gpu.text.word_lists import embedding_bias, word_list
+from throughline.triton.text.streams import StopWords, TextStream, whole_text
+from throughline.triton.text.tokenizer import TextTokenizer
+from throughline.triton.text.word_lists import embedding_bias, word_list
 
 LETTERS = {letter: [number] for number, letter in enumerate("abcdefgh", start=10)}
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from throughline.contracts.serving import ServeSpec
 from throughline.triton.gpu.engine import ServedEngine
 from throughline.triton.gpu.settings import Settings
-from throughline.triton.gpu.text import tensors
-from throughline.triton.gpu.text.tensors import Tensor
+from throughline.triton.text import tensors
+from throughline.triton.text.tensors import Tensor
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

@@ -13,6 +13,7 @@ import yaml
 
 from throughline.contracts.errors import DeployError, InternalError
 from throughline.contracts.serving import ServeSpec
+from throughline.triton import carried
 from throughline.triton.gpu import inflight_batcher, llmapi_layout, wiring
 from throughline.triton.gpu.engine import ServedEngine
 from throughline.triton.gpu.settings import settle
@@ -24,10 +25,9 @@ _HEADER = (
     "# Written by `python -m recipes.deploy action=render`; the settings are those under serve.gpu.\n"
     "# Checked against Triton's schema and our linter. It has not run on a GPU.\n"
 )
-_SOURCES = Path(__file__).parent
+_MODELS = Path(__file__).parent / "models"
 # Model → its source; the others are TensorRT-LLM's, or Triton's own.
 _OURS = {"preprocessing": "preprocessing.py", "postprocessing": "postprocessing.py", "tensorrt_llm_bls": "bls.py"}
-_PACKAGE = ("throughline", "triton", "gpu", "text")
 
 
 @dataclass(frozen=True)
@@ -149,13 +149,7 @@ def _write_model(model: Path, config: Any) -> None:
 
 
 def _write_code(version: Path, source: str) -> None:
-    """Copies a model, and the modules that it imports under their own names beside it."""
-    (version / "model.py").write_bytes((_SOURCES / "models" / source).read_bytes())
-    for depth in range(1, len(_PACKAGE)):
-        package = version.joinpath(*_PACKAGE[:depth])
-        package.mkdir(exist_ok=True)
-        (package / "__init__.py").write_text("", encoding="utf-8")
-    target = version.joinpath(*_PACKAGE)
-    target.mkdir()
-    for module in sorted((_SOURCES / "text").glob("*.py")):
-        (target / module.name).write_bytes(module.read_bytes())
+    """Copies a model, and the modules of ours that it imports."""
+    path = _MODELS / source
+    (version / "model.py").write_bytes(path.read_bytes())
+    carried.write(version, carried.carried_files(path))

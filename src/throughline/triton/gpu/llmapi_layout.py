@@ -12,7 +12,7 @@ from throughline.triton import llmapi
 from throughline.triton.gpu.engine import ServedEngine
 from throughline.triton.gpu.inflight_batcher import ENGINE_MODEL, add_instances, add_tensors, new_config
 from throughline.triton.gpu.settings import Settings
-from throughline.triton.gpu.text.tensors import Tensor
+from throughline.triton.text.tensors import Tensor
 
 # NVIDIA's own model of this layout; it is not ours to hand on.
 MODEL_FOLDER = "/app/all_models/llmapi/tensorrt_llm/1"

@@ -2,7 +2,7 @@
 
 An instance serves one request until it ends. Streams hold a character back until it is whole, and the beginning of a
 stop word until it is one or not. When a client goes, or a stop word is found in the text, the engine is told by a
-request with the same id and `stop`. A copy of this file is `model.py`; the modules that it imports lie beside it.
+request with the same id and `stop`. A copy of this file is `model.py`; what it imports lies in `lib` beside it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "lib"))
 
-from throughline.triton.gpu.text import tensors
-from throughline.triton.gpu.text.streams import TextStream
-from throughline.triton.gpu.text.tokenizer import of_parameters
+from throughline.triton.text import tensors
+from throughline.triton.text.streams import TextStream
+from throughline.triton.text.tokenizer import of_parameters
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _Arrays = dict[str, NDArray[Any]]

@@ -2,7 +2,7 @@
 
 It has no memory from one message of a stream to the next, so that a stream whose message ends amid a character loses
 that character: stream through `tensorrt_llm_bls`, which holds it back. Answers in one piece are whole here too.
-A copy of this file is `model.py`; the modules that it imports lie beside it.
+A copy of this file is `model.py`; the modules that it imports lie in `lib` beside it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "lib"))
 
-from throughline.triton.gpu.text.streams import whole_text
-from throughline.triton.gpu.text.tokenizer import of_parameters
+from throughline.triton.text.streams import whole_text
+from throughline.triton.text.tokenizer import of_parameters
 
 
 class TritonPythonModel:

@@ -1,6 +1,6 @@
 """Triton Python model `preprocessing`: a prompt and its word lists become what the engine reads.
 
-A copy of this file is `model.py`; the modules that it imports lie beside it.
+A copy of this file is `model.py`; the modules that it imports lie in `lib` beside it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "lib"))
 
-from throughline.triton.gpu.text.tokenizer import TextTokenizer, of_parameters
-from throughline.triton.gpu.text.word_lists import embedding_bias, word_list
+from throughline.triton.text.tokenizer import TextTokenizer, of_parameters
+from throughline.triton.text.word_lists import embedding_bias, word_list
 
 
 class TritonPythonModel:

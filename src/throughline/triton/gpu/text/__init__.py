@@ -1,4 +1,0 @@
-"""What our models of the `inflight_batcher_llm` layout are made of; copied beside each `model.py`.
-
-Needs numpy and tokenizers alone, which NVIDIA's containers have.
-"""
