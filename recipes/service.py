@@ -7,7 +7,9 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+from pydantic import model_validator
 
 from throughline.artifacts import Artifact, ArtifactStore
 from throughline.contracts.config import StrictModel, parse
@@ -18,6 +20,7 @@ from throughline.contracts.gateway import (
     KeySettings,
     ModelRoute,
     UpstreamSettings,
+    check_open,
 )
 from throughline.contracts.serving import ServeSpec
 
@@ -37,6 +40,12 @@ class GatewaySettings(StrictModel):
     limits: GatewayLimits = GatewayLimits()
     timeouts: GatewayTimeouts = GatewayTimeouts()
     upstream: UpstreamSettings = UpstreamSettings()
+
+    @model_validator(mode="after")
+    def _open_only_on_loopback(self) -> Self:
+        # Before Triton is started for it.
+        check_open(self.host, self.keys, allow_open=self.allow_open)
+        return self
 
     def spec(self, name: str, upstream: str, engine_dir: Path, log_format: str) -> GatewaySpec:
         """Returns the full spec for one model.

@@ -136,12 +136,21 @@ class GatewaySpec(StrictModel):
 
     @model_validator(mode="after")
     def _open_only_on_loopback(self) -> Self:
-        if self.keys.store is None and not self.allow_open and not _is_loopback(self.host):
-            raise ValueError(
-                f"anyone who reaches {self.host!r} could use the gateway: set keys.store and create keys with "
-                "`python -m recipes.keys action=create`, listen on 127.0.0.1, or set allow_open=true"
-            )
+        check_open(self.host, self.keys, allow_open=self.allow_open)
         return self
+
+
+def check_open(host: str, keys: KeySettings, *, allow_open: bool) -> None:
+    """Refuses an address beyond loopback where nobody is asked for a key.
+
+    Raises:
+        ValueError: Saying what to do.
+    """
+    if keys.store is None and not allow_open and not _is_loopback(host):
+        raise ValueError(
+            f"anyone who reaches {host!r} could use the gateway: set keys.store and create keys with "
+            "`python -m recipes.keys action=create`, listen on 127.0.0.1, or set allow_open=true"
+        )
 
 
 def _is_loopback(host: str) -> bool:

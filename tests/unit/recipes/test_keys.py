@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from recipes import app
 from tests.unit.recipes.test_command_line import run
+from throughline.contracts.errors import ConfigError
 
 STORE = "keys.store=sqlite:///keys.sqlite"
 
@@ -47,3 +49,11 @@ def test_a_store_that_is_away(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "127.0.0.1:9" in done.stderr
     assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_an_open_gateway_beyond_loopback_is_refused_before_anything_starts() -> None:
+    with pytest.raises(ConfigError, match="anyone who reaches"):
+        app.compose("serve", ["gateway.host=0.0.0.0"])
+    keys = ["gateway.host=0.0.0.0", "gateway.keys.store=sqlite:///keys.sqlite"]
+    for allowed in (keys, ["gateway.host=0.0.0.0", "gateway.allow_open=true"]):
+        assert app.compose("serve", allowed).gateway.host == "0.0.0.0"
