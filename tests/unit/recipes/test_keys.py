@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes import app
+from recipes import app, serve
 from tests.unit.recipes.test_command_line import run
 from throughline.contracts.errors import ConfigError
 
@@ -53,7 +53,7 @@ def test_a_store_that_is_away(tmp_path: Path) -> None:
 
 def test_an_open_gateway_beyond_loopback_is_refused_before_anything_starts() -> None:
     with pytest.raises(ConfigError, match="anyone who reaches"):
-        app.compose("serve", ["gateway.host=0.0.0.0"])
+        app.to_schema(app.compose("serve", ["gateway.host=0.0.0.0"]), serve.Config)
     keys = ["gateway.host=0.0.0.0", "gateway.keys.store=sqlite:///keys.sqlite"]
     for allowed in (keys, ["gateway.host=0.0.0.0", "gateway.allow_open=true"]):
-        assert app.compose("serve", allowed).gateway.host == "0.0.0.0"
+        assert app.to_schema(app.compose("serve", allowed), serve.Config).gateway.host == "0.0.0.0"
