@@ -74,7 +74,8 @@ def test_a_model_process_that_hangs_is_killed_and_replaced(tiny_engine: Path, tm
         check_until(hanging, "recoveries")
         assert hanging.hangs == 1
         assert tokens(hanging) == expected
-        assert hanging.stub_pids("lab") != [stub] and hanging.restarts == 0
+        # One that stopped inside a lock of the shared memory takes the server with it, which is then started again.
+        assert hanging.stub_pids("lab") != [stub] and hanging.restarts <= 1
 
 
 def test_a_killed_server_is_started_again_on_its_ports(server: TritonServer) -> None:

@@ -317,13 +317,19 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """The state of a runtime: requests by phase, KV cache use as a fraction and its size in bytes."""
+    """The state of a runtime: requests by phase, KV cache use as a fraction and its size in bytes.
+
+    A runtime in another process than its caller says how many steps it has made and when the last one ended, in
+    seconds of the monotonic clock.
+    """
 
     active_requests: int
     waiting_requests: int
     kv_cache_usage: float
     kv_cache_bytes: int
     generated_tokens: int
+    iterations: int | None = None
+    stepped_at: float | None = None
 
 
 class EngineBuilder(Protocol):

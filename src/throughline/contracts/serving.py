@@ -18,7 +18,7 @@ class ServeSpec(StrictModel):
     """Settings of one served engine; loopback by default, port 0 takes a free one.
 
     Attributes:
-        runtime: `module:function` that turns an engine folder into an `EngineRuntime`; called in the
+        runtime: `module:function` that turns an engine folder into an `EngineRuntime`; called in a child of the
             Python backend's process.
         layout: Names of inputs and outputs: those of TensorRT-LLM's BLS model in `inflight_batcher_llm`, which our
             gateway speaks, or those of its `llmapi` model.
@@ -28,6 +28,7 @@ class ServeSpec(StrictModel):
         grpc_port: Triton's gRPC port.
         metrics_port: Triton's Prometheus port.
         max_active_requests: Requests running or waiting before new ones are refused as unavailable.
+        priority_aging_seconds: Waiting time that makes up for one step of a request's `priority`.
         default_max_tokens: `max_tokens` of a request that names none (TensorRT-LLM's default is 16).
         exclude_input_in_output: Whether text leaves the prompt out, for requests that do not say.
         stream_interval_tokens: Most tokens that one streamed message coalesces.
@@ -51,6 +52,7 @@ class ServeSpec(StrictModel):
     grpc_port: int = Field(default=0, ge=0, le=65535)
     metrics_port: int = Field(default=0, ge=0, le=65535)
     max_active_requests: int = Field(default=512, ge=1)
+    priority_aging_seconds: float = Field(default=5.0, ge=0)
     default_max_tokens: int = Field(default=16, ge=1)
     exclude_input_in_output: bool = True
     stream_interval_tokens: int = Field(default=8, ge=1)

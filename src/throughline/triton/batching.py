@@ -1,7 +1,7 @@
-"""The scheduler thread of the engine model: it alone steps the engine, sends responses and sets metrics.
+"""The scheduler thread of the engine model: it alone feeds the engine, sends responses and sets metrics.
 
-Triton crashes when metrics and responses come from different threads, and an engine's `step` holds
-the GIL, so one thread does both and every other thread only puts requests into its inbox.
+Triton crashes when metrics and responses come from different threads, so one thread does both and every other thread
+only puts requests into its inbox. The engine steps in a process of its own (`engine_process`) meanwhile.
 """
 
 from __future__ import annotations
@@ -14,40 +14,21 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 from throughline.contracts.engine import EngineRuntime, ErrorKind, StepOutput
 from throughline.contracts.errors import EngineError
+from throughline.triton.channels import RETRY_SECONDS, Channel, Code, Ends
 from throughline.triton.requests import GenerateRequest, RequestError
 from throughline.triton.streaming import FlushPolicy, Message, Outbox, RateMeter, tokens_per_message
+from throughline.triton.waiting import WaitingQueue
 
-Code = Literal["INVALID_ARG", "UNAVAILABLE", "INTERNAL", "CANCELLED"]
 _CODES: dict[ErrorKind, Code] = {"invalid": "INVALID_ARG", "unavailable": "UNAVAILABLE", "internal": "INTERNAL"}
-# The end of a request that cannot be sent is tried again this often, and this long.
-_RETRY_SECONDS, _GIVE_UP_SECONDS = 0.05, 2.0
-
-
-class Channel(Protocol):
-    """The way back to one client; every request ends with exactly one final call.
-
-    Any of them may raise, e.g. where Triton's shared memory is full.
-    """
-
-    def send(self, message: Message, *, final: bool) -> None:
-        """Sends one response."""
-        ...
-
-    def fail(self, code: Code, text: str) -> None:
-        """Ends the request with an error."""
-        ...
-
-    def close(self) -> None:
-        """Ends the request without a response."""
-        ...
-
-    def is_cancelled(self) -> bool:
-        """Returns whether the client has gone; costs a round trip to the server."""
-        ...
+# How long an idle scheduler goes without looking whether its engine still lives.
+_IDLE_SECONDS = 0.5
+# Share of the engine's sequences that may wait within it: a place that a step frees is then taken by the next one,
+# which does not wait for this thread. What waits there is past all priorities.
+_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -79,42 +60,34 @@ class Metrics(Protocol):
 
 @dataclass(frozen=True)
 class SchedulerSettings:
-    """See `ServeSpec`; times in seconds."""
+    """See `ServeSpec`; times in seconds. `max_batch_size` is the engine's."""
 
     max_active_requests: int = 512
+    max_batch_size: int = 64
+    priority_aging_seconds: float = 5.0
     flush: FlushPolicy = field(default_factory=FlushPolicy)
     cancel_poll_interval_seconds: float = 0.05
     metrics_interval_seconds: float = 0.25
     drain_timeout_seconds: float = 20.0
 
 
-@dataclass(frozen=True)
-class _Owed:
-    """The end of a request that could not be sent, without `code` one that has no error."""
-
-    channel: Channel
-    code: Code | None
-    text: str
-    since: float
-
-    def send(self) -> None:
-        if self.code is None:
-            self.channel.close()
-        else:
-            self.channel.fail(self.code, self.text)
-
-
 @dataclass
 class _Live:
     channel: Channel
-    stream: bool
+    request: GenerateRequest
     outbox: Outbox
+    arrived: float
     polled: float
+    running: bool = False
     cancelling: bool = False
+
+    def is_late(self, now: float) -> bool:
+        timeout = self.request.timeout_seconds
+        return timeout is not None and now - self.arrived > timeout
 
 
 class Scheduler:
-    """In-flight batching over one engine runtime.
+    """In-flight batching over one engine runtime: requests wait here by priority and age until it has room for them.
 
     Args:
         load: Makes the runtime; called again when a step has failed.
@@ -122,6 +95,7 @@ class Scheduler:
         metrics: Where to report to.
         fatal: Called when the engine failed and cannot be loaded again, when the end of a request cannot be sent, and
             on any other fault of the thread: it must end the process, for a server without this thread answers nobody.
+        wake: Ends a wait of the runtime's `step`, so that it sees a new request; called by any thread.
         clock: Monotonic seconds.
     """
 
@@ -135,12 +109,14 @@ class Scheduler:
         *,
         metrics: Metrics,
         fatal: Callable[[], None],
+        wake: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
         self._settings = settings
         self._metrics = metrics
         self._fatal = fatal
+        self._wake = wake
         self._clock = clock
         self._runtime: EngineRuntime = load()
         self._inbox: queue.SimpleQueue[tuple[Channel, GenerateRequest | RequestError, float] | None] = (
@@ -148,8 +124,9 @@ class Scheduler:
         )
         self._ids = itertools.count()
         self._live: dict[str, _Live] = {}
+        self._waiting: WaitingQueue[_Live] = WaitingQueue(settings.priority_aging_seconds)
         self._poll_order: deque[str] = deque()
-        self._owed: list[_Owed] = []
+        self._ends = Ends(fatal)
         self._rate = RateMeter()
         self._finished: Counter[str] = Counter()
         self._iterations = 0
@@ -159,10 +136,12 @@ class Scheduler:
     def put(self, channel: Channel, request: GenerateRequest | RequestError) -> None:
         """Hands over a request, or the error to answer it with; any thread may call this."""
         self._inbox.put((channel, request, self._clock()))
+        self._wake()
 
     def stop(self) -> None:
         """Asks `run` to finish what is live and to return; any thread may call this."""
         self._inbox.put(None)
+        self._wake()
 
     def run(self) -> None:
         """Serves until `stop`; the runtime is closed on return. A fault ends the process."""
@@ -185,9 +164,10 @@ class Scheduler:
         self._runtime.close()
 
     def take(self, *, block: bool) -> None:
-        """Admits everything in the inbox, waiting for the first item if `block`; no longer than an end is owed."""
+        """Admits everything in the inbox, waiting a moment for the first item if `block`."""
+        timeout = RETRY_SECONDS if self._ends else _IDLE_SECONDS
         try:
-            item = self._inbox.get(block=block, timeout=_RETRY_SECONDS if block and self._owed else None)
+            item = self._inbox.get(block=block, timeout=timeout if block else None)
             while True:
                 if item is None:
                     self._deadline = self._clock() + self._settings.drain_timeout_seconds
@@ -198,18 +178,20 @@ class Scheduler:
             return
 
     def iterate(self) -> None:
-        """Looks for cancelled requests, runs one engine step and sends what is due."""
-        self._pay()
-        if not self._live:
-            return
-        self._poll_cancelled()
+        """Ends what is cancelled or late, feeds the engine, takes the outputs of a step and sends what is due."""
+        now = self._clock()
+        self._ends.pay(now)
+        self._poll_cancelled(now)
+        self._end_late(now)
+        self._feed()
         try:
             outputs = self._runtime.step()
             has_work = self._runtime.has_work()
         except Exception:
             self._recover()
             return
-        self._iterations += 1
+        if self._runtime.stats().iterations is None:
+            self._iterations += 1
         self._deliver(outputs)
         if not has_work:
             self._end_forgotten()
@@ -224,43 +206,31 @@ class Scheduler:
             limit = self._settings.max_active_requests
             self._refuse(channel, "UNAVAILABLE", f"{limit} requests are active, the limit — try again later")
         else:
-            self._submit(channel, request, arrived)
+            request_id = f"r{next(self._ids)}"
+            outbox = Outbox(request.echo, arrived, request.params.logprobs, request.perf_metrics)
+            live = _Live(channel, request, outbox, arrived, self._clock())
+            self._live[request_id] = live
+            self._waiting.push(request_id, live, arrived=arrived, priority=request.priority)
+            self._poll_order.append(request_id)
 
-    def _submit(self, channel: Channel, request: GenerateRequest, arrived: float) -> None:
-        request_id = f"r{next(self._ids)}"
-        try:
-            self._runtime.submit(request_id, request.prompt_token_ids, request.params)
-        except EngineError as error:
-            self._refuse(channel, "INVALID_ARG", str(error))
-            return
-        outbox = Outbox(request.echo, arrived, request.params.logprobs, request.perf_metrics)
-        self._live[request_id] = _Live(channel, request.stream, outbox, self._clock())
-        self._poll_order.append(request_id)
+    def _feed(self) -> None:
+        """Gives the engine what it has room for, and a few more, so that no place stays empty for a step."""
+        size = self._settings.max_batch_size
+        room = size + max(1, size // _AHEAD) - (len(self._live) - len(self._waiting))
+        while room > 0 and self._waiting:
+            request_id, live = self._waiting.pop()
+            try:
+                self._runtime.submit(request_id, live.request.prompt_token_ids, live.request.params)
+            except EngineError as error:
+                del self._live[request_id]
+                self._refuse(live.channel, "INVALID_ARG", str(error))
+                continue
+            live.running = True
+            room -= 1
 
     def _refuse(self, channel: Channel, code: Code, text: str) -> None:
         self._finished["rejected"] += 1
-        self._end(channel, code, text)
-
-    def _end(self, channel: Channel, code: Code | None, text: str = "") -> None:
-        """Ends a request without an answer, with an error unless `code` is None: now, or as soon as it can be sent."""
-        end = _Owed(channel, code, text, self._clock())
-        try:
-            end.send()
-        except Exception:
-            traceback.print_exc(file=sys.stderr)
-            self._owed.append(end)
-
-    def _pay(self) -> None:
-        """Sends the ends that are owed; one that cannot be sent for long leaves a client waiting for ever."""
-        owed, self._owed = self._owed, []
-        for end in owed:
-            try:
-                end.send()
-            except Exception:
-                self._owed.append(end)
-                if self._clock() - end.since > _GIVE_UP_SECONDS:
-                    traceback.print_exc(file=sys.stderr)
-                    self._fatal()
+        self._ends.end(channel, code, text, self._clock())
 
     def _send(self, request_id: str, live: _Live, message: Message, *, final: bool) -> bool:
         """Sends a message; if that fails, ends the request and frees what it has. Returns whether it was sent."""
@@ -273,13 +243,19 @@ class Scheduler:
         return True
 
     def _lose(self, request_id: str, live: _Live) -> None:
-        if self._live.pop(request_id, None) is not None:
-            self._runtime.cancel(request_id)
-        self._finished["error"] += 1
-        self._end(live.channel, "UNAVAILABLE", "a response could not be sent — send the request again")
+        self._drop(request_id, live, "error", "UNAVAILABLE", "a response could not be sent — send the request again")
 
-    def _poll_cancelled(self) -> None:
-        now = self._clock()
+    def _drop(self, request_id: str, live: _Live, reason: str, code: Code | None, text: str = "") -> None:
+        """Ends a request before its time and takes it out of the queue or the engine."""
+        if self._live.pop(request_id, None) is not None:
+            if live.running:
+                self._runtime.cancel(request_id)
+            else:
+                self._waiting.remove(request_id)
+        self._finished[reason] += 1
+        self._ends.end(live.channel, code, text, self._clock())
+
+    def _poll_cancelled(self, now: float) -> None:
         for _ in range(min(self._POLLS_PER_ITERATION, len(self._poll_order))):
             live = self._live.get(self._poll_order[0])
             if live is not None and now - live.polled < self._settings.cancel_poll_interval_seconds:
@@ -294,80 +270,99 @@ class Scheduler:
                 traceback.print_exc(file=sys.stderr)
                 self._lose(request_id, live)
                 continue
-            if is_cancelled:
+            if not is_cancelled:
+                self._poll_order.append(request_id)
+            elif live.running:
                 live.cancelling = True
                 self._runtime.cancel(request_id)
             else:
-                self._poll_order.append(request_id)
+                self._drop(request_id, live, "cancelled", None)
+
+    def _end_late(self, now: float) -> None:
+        for request_id, live in [item for item in self._live.items() if item[1].is_late(now)]:
+            where = f"after {live.outbox.completion_tokens} tokens" if live.running else "in the queue"
+            text = f"the request's timeout of {live.request.timeout_seconds:g} s expired {where} — try again later"
+            self._drop(request_id, live, "timeout", "UNAVAILABLE", text)
 
     def _deliver(self, outputs: list[StepOutput]) -> None:
         streamed = 0
         now = self._clock()
+        made = self._runtime.stats().stepped_at if outputs else None
         for output in outputs:
             live = self._live.get(output.request_id)
             if live is None:
                 continue
-            live.outbox.add(output, now)
-            if live.stream:
+            live.outbox.add(output, now if made is None else made)
+            if live.request.stream:
                 streamed += len(output.token_ids)
             if output.finish_reason is not None:
                 self._finish(live, output)
-        self._rate.add(streamed, now)
+        if outputs:
+            self._rate.add(streamed, now)
         policy = self._settings.flush
         tokens = tokens_per_message(policy, self._rate.per_second())
         for request_id, live in list(self._live.items()):
-            if live.stream and not live.cancelling and live.outbox.due(policy, tokens, now):
+            if live.request.stream and not live.cancelling and live.outbox.due(policy, tokens, now):
                 self._send(request_id, live, live.outbox.take(now), final=False)
 
     def _finish(self, live: _Live, output: StepOutput) -> None:
         del self._live[output.request_id]
         reason = output.finish_reason or "error"
+        now = self._clock()
         if reason == "cancelled":
             self._finished[reason] += 1
-            self._end(live.channel, None)
+            self._ends.end(live.channel, None, "", now)
         elif reason == "error":
             self._finished[reason] += 1
             code = _CODES[output.error_kind or "internal"]
-            self._end(live.channel, code, output.error or "the engine ended the request without a reason")
-        elif self._send(output.request_id, live, live.outbox.take(self._clock(), reason), final=True):
+            self._ends.end(live.channel, code, output.error or "the engine ended the request without a reason", now)
+        elif self._send(output.request_id, live, live.outbox.take(now, reason), final=True):
             self._finished[reason] += 1
             self._metrics.observe(output.prompt_tokens, output.completion_tokens)
 
     def _end_forgotten(self) -> None:
-        for live in self._live.values():
+        for live in self._take_running().values():
             if live.cancelling:
                 self._finished["cancelled"] += 1
-                self._end(live.channel, None)
+                self._ends.end(live.channel, None, "", self._clock())
             else:
-                self._finished["error"] += 1
-                self._end(live.channel, "UNAVAILABLE", "the engine dropped the request without a last output")
-        self._live.clear()
+                self._fail(live, "UNAVAILABLE", "the engine dropped the request without a last output")
 
     def _recover(self) -> None:
+        """Ends what ran and loads the engine again, for what waits and what comes."""
         traceback.print_exc(file=sys.stderr)
-        self._fail_all("UNAVAILABLE", "the engine failed and is being loaded again — send the request again")
+        for live in self._take_running().values():
+            self._fail(live, "UNAVAILABLE", "the engine failed and is being loaded again — send the request again")
         try:
+            self._iterations += self._runtime.stats().iterations or 0
             self._runtime.close()
             self._runtime = self._load()
         except Exception:
             traceback.print_exc(file=sys.stderr)
             self._fatal()
 
-    def _abandon(self) -> None:
-        for request_id in list(self._live):
-            self._runtime.cancel(request_id)
-        self._fail_all("UNAVAILABLE", "the model was unloaded before the request ended")
+    def _take_running(self) -> dict[str, _Live]:
+        running = {request_id: live for request_id, live in self._live.items() if live.running}
+        for request_id in running:
+            del self._live[request_id]
+        return running
 
-    def _fail_all(self, code: Code, text: str) -> None:
-        for live in self._live.values():
-            self._finished["error"] += 1
-            self._end(live.channel, code, text)
+    def _abandon(self) -> None:
+        for request_id, live in self._live.items():
+            if live.running:
+                self._runtime.cancel(request_id)
+            self._fail(live, "UNAVAILABLE", "the model was unloaded before the request ended")
         self._live.clear()
+        self._waiting.clear()
+
+    def _fail(self, live: _Live, code: Code, text: str) -> None:
+        self._finished["error"] += 1
+        self._ends.end(live.channel, code, text, self._clock())
 
     def _done(self) -> bool:
         if self._deadline is None:
             return False
-        return not (self._live or self._owed) or self._clock() > self._deadline
+        return not (self._live or self._ends) or self._clock() > self._deadline
 
     def _publish(self, *, force: bool = False) -> None:
         now = self._clock()
@@ -379,11 +374,11 @@ class Scheduler:
             Snapshot(
                 active=len(self._live),
                 scheduled=stats.active_requests,
-                waiting=stats.waiting_requests,
+                waiting=stats.waiting_requests + len(self._waiting),
                 maximum=self._settings.max_active_requests,
                 kv_cache_usage=stats.kv_cache_usage,
                 kv_cache_bytes=stats.kv_cache_bytes,
-                iterations=self._iterations,
+                iterations=self._iterations + (stats.iterations or 0),
                 generated_tokens=stats.generated_tokens,
                 finished=dict(self._finished),
             )

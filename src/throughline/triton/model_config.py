@@ -38,6 +38,7 @@ INPUTS: tuple[tuple[str, str, int], ...] = (
     ("frequency_penalty", "TYPE_FP32", 1),
     ("min_tokens", "TYPE_INT32", 1),
     ("ignore_eos", "TYPE_BOOL", 1),
+    ("priority", "TYPE_INT32", 1),
     ("return_log_probs", "TYPE_BOOL", 1),
     ("return_perf_metrics", "TYPE_BOOL", 1),
     ("exclude_input_in_output", "TYPE_BOOL", 1),
@@ -76,6 +77,7 @@ _PARAMETERS = (
     "cancel_poll_interval_ms",
     "metrics_interval_ms",
     "drain_timeout_seconds",
+    "priority_aging_seconds",
 )
 
 

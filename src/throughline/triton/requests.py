@@ -12,6 +12,8 @@ from throughline.contracts.errors import UserError
 from throughline.contracts.text import shorten
 
 MAX_STOP_WORDS = 64
+# Steps of priority in each direction; each makes up for `priority_aging_seconds` of waiting.
+MAX_PRIORITY = 100
 # TensorRT-LLM's names of guides (its executor's `GuideType`), and ours.
 _GUIDES = {
     "json": "json",
@@ -38,6 +40,8 @@ class GenerateRequest:
         stream: Whether responses are sent while tokens come.
         echo: Text that goes before the output, empty unless the client asked for its input back.
         perf_metrics: Whether responses say when the request came and when its tokens were there.
+        priority: Lower is served earlier, as in vLLM.
+        timeout_seconds: Time after its arrival at which nobody wants an answer any more; None for no end.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -45,6 +49,8 @@ class GenerateRequest:
     stream: bool
     echo: str = ""
     perf_metrics: bool = False
+    priority: int = 0
+    timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ def parse_request(
     encode: Callable[[str], Sequence[int]] | None,
     decode: Callable[[Sequence[int]], str] | None,
     defaults: RequestDefaults,
+    timeout_microseconds: int = 0,
 ) -> GenerateRequest:
     """Checks the tensors of one request.
 
@@ -69,6 +76,7 @@ def parse_request(
         encode: The engine's tokenizer; None where the engine folder has none.
         decode: Its inverse, used when a client that sent ids asks for its input back.
         defaults: Values for absent inputs.
+        timeout_microseconds: Triton's request parameter `timeout`; 0 for none.
 
     Raises:
         RequestError: Naming the input, the value seen and what is allowed.
@@ -86,6 +94,8 @@ def parse_request(
         stream=_flag(inputs, "stream", False),
         echo="" if exclude else text or "",
         perf_metrics=_flag(inputs, "return_perf_metrics", False),
+        priority=_integer(inputs, "priority", 0, low=-MAX_PRIORITY, high=MAX_PRIORITY) or 0,
+        timeout_seconds=timeout_microseconds / 1e6 if timeout_microseconds else None,
     )
 
 

@@ -108,6 +108,11 @@ class Outbox:
         self._prompt_tokens = output.prompt_tokens
         self._completion_tokens = output.completion_tokens
 
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens so far, sent or not."""
+        return self._completion_tokens
+
     def due(self, policy: FlushPolicy, tokens: int, now: float) -> bool:
         """Returns whether a message should go: the first token, `tokens` of them, or one that is old."""
         if not self._ids:

@@ -124,9 +124,9 @@ class Bench:
             load or fresh, SchedulerSettings(**values), metrics=self.gauges, fatal=die, clock=lambda: self.now
         )
 
-    def ask(self, tokens: int, *, stream: bool = True, prompt: int = 1, echo: str = "") -> Client:
+    def ask(self, tokens: int, *, stream: bool = True, prompt: int = 1, echo: str = "", **rest: Any) -> Client:
         client = Client()
-        self.scheduler.put(client, GenerateRequest((prompt,), SamplingParams(max_tokens=tokens), stream, echo))
+        self.scheduler.put(client, GenerateRequest((prompt,), SamplingParams(max_tokens=tokens), stream, echo, **rest))
         return client
 
     def turn(self, times: int = 1) -> None:
@@ -205,6 +205,80 @@ def test_a_broken_step_fails_what_is_live_and_loads_the_engine_again(capsys: pyt
     after = bench.ask(2)
     bench.turn(2)
     assert (after.text, bench.fatal) == (count(2), 0)
+
+
+def test_what_waits_for_a_broken_engine_is_served_by_the_next(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench(max_batch_size=1)
+    running, ahead, waiting = bench.ask(5, prompt=9), bench.ask(5), bench.ask(2)
+    bench.turn()
+    assert (running.ends, ahead.ends, waiting.ends) == (["UNAVAILABLE"], ["UNAVAILABLE"], [])
+    assert "step is broken" in capsys.readouterr().err
+    bench.turn(2)
+    assert (waiting.text, waiting.ends) == (count(2), ["length"])
+
+
+def test_the_engine_gets_what_it_has_room_for_by_priority() -> None:
+    bench = Bench(max_batch_size=2)
+    running = [bench.ask(4) for _ in range(3)]
+    bench.turn()
+    last, first, second = bench.ask(1, priority=5), bench.ask(1, priority=-5), bench.ask(1)
+    bench.turn(2)
+    engine = bench.engines[0]
+    assert len(engine.live) == 3 and not any(client.ends for client in (last, first, second))
+    assert bench.gauges.last is not None and (bench.gauges.last.active, bench.gauges.last.waiting) == (6, 3)
+    for client in running[1:]:
+        client.gone = True
+    running[0].gone = True
+    ended = []
+    for _ in range(20):
+        bench.turn()
+        ended += [
+            name
+            for name, client in {"first": first, "second": second, "last": last}.items()
+            if client.ends and name not in ended
+        ]
+    assert ended == ["first", "second", "last"]
+
+
+def test_waiting_makes_up_for_a_priority() -> None:
+    bench = Bench(max_batch_size=1, priority_aging_seconds=2.0)
+    for _ in range(2):
+        bench.ask(300)
+    bench.turn()
+    patient = bench.ask(1, priority=1)
+    bench.turn(250)
+    urgent = bench.ask(1)
+    bench.turn(60)
+    assert patient.ends == urgent.ends == ["length"]
+    order = [client for client in (patient, urgent) if client.messages]
+    assert order == [patient, urgent]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_request_that_nobody_waits_for_any_more_ends(waits: bool) -> None:
+    bench = Bench(max_batch_size=1)
+    others = [bench.ask(10**6) for _ in range(2)] if waits else []
+    bench.turn()
+    late = bench.ask(10**6, timeout_seconds=0.2)
+    bench.turn(10)
+    assert late.ends == []
+    bench.turn(15)
+    assert late.ends == ["UNAVAILABLE"]
+    assert "timeout of 0.2 s expired " + ("in the queue" if waits else "after ") in late.error
+    assert len(bench.engines[0].live) == len(others)
+    assert bench.gauges.last is not None and bench.gauges.last.finished == {"timeout": 1}
+
+
+def test_a_client_that_leaves_the_queue_is_never_served() -> None:
+    bench = Bench(max_batch_size=1)
+    running = [bench.ask(6) for _ in range(2)]
+    bench.turn()
+    gone = bench.ask(6)
+    bench.turn()
+    gone.gone = True
+    bench.turn(20)
+    assert (gone.ends, gone.messages) == (["closed"], [])
+    assert [client.ends for client in running] == [["length"]] * 2
 
 
 def test_an_engine_that_cannot_come_back_is_fatal(capsys: pytest.CaptureFixture[str]) -> None:

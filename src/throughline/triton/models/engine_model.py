@@ -5,7 +5,6 @@ A copy of this file is `model.py` of a version; `version.json` beside it says wh
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -24,16 +23,16 @@ sys.path[:0] = [
     *(entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and entry not in sys.path),
 ]
 
-from throughline.contracts.engine import EngineRuntime  # noqa: E402
-from throughline.triton.batching import Code, Scheduler, SchedulerSettings, Snapshot  # noqa: E402
+from throughline.contracts.engine import EngineInfo  # noqa: E402
+from throughline.triton.batching import Scheduler, SchedulerSettings, Snapshot  # noqa: E402
+from throughline.triton.channels import Code  # noqa: E402
+from throughline.triton.engine_process import EngineProcess, Wakeup  # noqa: E402
 from throughline.triton.llmapi import to_text_contract  # noqa: E402
 from throughline.triton.requests import RequestDefaults, RequestError, parse_request  # noqa: E402
 from throughline.triton.streaming import FlushPolicy, Message  # noqa: E402
-from throughline.triton.warm_up import warm_up  # noqa: E402
 
 _LENGTH_BUCKETS = [10, 50, 100, 500, 1000]
-# A step holds the interpreter lock for a millisecond or two; Python's default of 5 ms would let new requests wait
-# for several steps before the scheduler hands the lock over.
+# Two threads share the interpreter; with Python's default of 5 ms new requests would wait for a batch of messages.
 _SWITCH_SECONDS = 0.0005
 
 
@@ -41,7 +40,7 @@ class TritonPythonModel:
     """Entry points that the Python backend calls, all of them in its main thread."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Loads the engine in the scheduler thread and waits for it."""
+        """Loads the engine in a process of its own, from the scheduler thread, and waits for it."""
         sys.setswitchinterval(_SWITCH_SECONDS)
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
@@ -54,15 +53,19 @@ class TritonPythonModel:
             max_tokens=int(parameters["default_max_tokens"]),
             exclude_input_in_output=parameters["exclude_input_in_output"] == "true",
         )
-        settings = _settings(parameters)
+        settings = _settings(parameters, engine_dir)
         metrics = EngineMetrics(args["model_name"], args["model_version"])
-        load = _runtime_loader(pointer["runtime"], engine_dir)
+        wakeup = Wakeup()
+
+        def load() -> EngineProcess:
+            return EngineProcess(pointer["runtime"], engine_dir, wakeup)
+
         ready = threading.Event()
         failure: list[Exception] = []
 
         def serve() -> None:
             try:
-                self._scheduler = Scheduler(load, settings, metrics=metrics, fatal=_die)
+                self._scheduler = Scheduler(load, settings, metrics=metrics, fatal=_die, wake=wakeup.set)
             except Exception as error:
                 failure.append(error)
                 return
@@ -88,7 +91,13 @@ class TritonPythonModel:
             try:
                 if self._is_llmapi:
                     inputs, channel.outputs = to_text_contract(inputs)
-                checked = parse_request(inputs, encode=self._encode, decode=self._decode, defaults=self._defaults)
+                checked = parse_request(
+                    inputs,
+                    encode=self._encode,
+                    decode=self._decode,
+                    defaults=self._defaults,
+                    timeout_microseconds=request.timeout(),
+                )
             except RequestError as error:
                 # Its traceback would keep the request alive, and the server then cannot unload the model.
                 self._scheduler.put(channel, error.with_traceback(None))
@@ -256,9 +265,11 @@ def _tokenizer(
     return encode, decode
 
 
-def _settings(parameters: dict[str, str]) -> SchedulerSettings:
+def _settings(parameters: dict[str, str], engine_dir: Path) -> SchedulerSettings:
     return SchedulerSettings(
         max_active_requests=int(parameters["max_active_requests"]),
+        max_batch_size=EngineInfo.read(engine_dir).spec.max_batch_size,
+        priority_aging_seconds=float(parameters["priority_aging_seconds"]),
         flush=FlushPolicy(
             stream_interval_tokens=int(parameters["stream_interval_tokens"]),
             flush_interval_seconds=int(parameters["flush_interval_ms"]) / 1000,
@@ -268,17 +279,6 @@ def _settings(parameters: dict[str, str]) -> SchedulerSettings:
         metrics_interval_seconds=int(parameters["metrics_interval_ms"]) / 1000,
         drain_timeout_seconds=float(parameters["drain_timeout_seconds"]),
     )
-
-
-def _runtime_loader(entry: str, engine_dir: Path) -> Callable[[], EngineRuntime]:
-    module, _, function = entry.partition(":")
-
-    def load() -> EngineRuntime:
-        runtime: EngineRuntime = getattr(importlib.import_module(module), function)(engine_dir)
-        print(warm_up(runtime, engine_dir), file=sys.stderr, flush=True)
-        return runtime
-
-    return load
 
 
 def _die() -> None:
