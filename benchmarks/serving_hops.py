@@ -219,7 +219,10 @@ def one_cell(
         return summary([Seen(**item) for item in json.loads(done.stdout.splitlines()[-1])], job["tokens"])
     if server is None or gateway is None:
         raise RuntimeError("no server")
-    pids = {"triton": [server.pid], "stub": server.stub_pids(MODEL), "gateway": [gateway.pid], "client": [os.getpid()]}
+    stubs = server.stub_pids(MODEL)
+    engines = [child.pid for stub in stubs for child in psutil.Process(stub).children()]
+    pids = {"triton": [server.pid], "stub": stubs, "engine": engines}
+    pids |= {"gateway": [gateway.pid], "client": [os.getpid()]}
     before, page = cpu_seconds(pids), histogram_means(httpx.get(f"{gateway.url}/metrics").text)
     if layer == "triton":
         seen = asyncio.run(through_triton(server.grpc_url, job))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.faults.conftest import Record
@@ -37,7 +38,6 @@ from throughline.triton.switching import running_version, switch
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 SPEC = ServeSpec(
-    runtime="tests.faults.runtime:load",
     metrics_interval_ms=50,
     cancel_poll_interval_ms=10,
     heartbeat_seconds=1.0,
@@ -51,15 +51,7 @@ RETRYABLE = {"upstream_unavailable", "upstream_timeout", "not_ready"}
 
 
 @pytest.fixture(scope="module")
-def fault_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    path = tmp_path_factory.mktemp("fault") / "now"
-    os.environ["THROUGHLINE_FAULT"] = str(path)
-    yield path
-    del os.environ["THROUGHLINE_FAULT"]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tiny_engine: Path, fault_file: Path) -> Iterator[TritonServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_engine: Path) -> Iterator[TritonServer]:
     folder = tmp_path_factory.mktemp("faults")
     repository.render(folder / "repository", "lab", tiny_engine, SPEC)
     with TritonServer(folder / "repository", ["lab"], SPEC, run_dir=folder / "run") as running:
@@ -103,28 +95,32 @@ def until_idle(server: TritonServer) -> float:
     return time.monotonic() - started
 
 
-@pytest.mark.parametrize("fault", ["killed", "hangs", "scheduler dies", "server killed"])
+@pytest.mark.parametrize(
+    ("who", "number"),
+    [
+        ("engine", signal.SIGKILL),
+        ("engine", signal.SIGSTOP),
+        ("model", signal.SIGKILL),
+        ("model", signal.SIGSTOP),
+        ("tritonserver", signal.SIGKILL),
+    ],
+)
 def test_a_process_that_fails_under_open_streams(
-    fault: str, server: TritonServer, gateway: GatewayProcess, fault_file: Path, record: Record
+    who: str, number: signal.Signals, server: TritonServer, gateway: GatewayProcess, record: Record
 ) -> None:
+    [stub] = server.stub_pids("lab")
+    [engine] = psutil.Process(stub).children()
     with Load(gateway.url, 20) as load:
-        [stub] = server.stub_pids("lab")
         begun = time.monotonic()
-        if fault == "killed":
-            os.kill(stub, signal.SIGKILL)
-        elif fault == "hangs":
-            os.kill(stub, signal.SIGSTOP)
-        elif fault == "scheduler dies":
-            fault_file.touch()
-        else:
-            os.kill(server.pid, signal.SIGKILL)
+        os.kill({"engine": engine.pid, "model": stub, "tritonserver": server.pid}[who], number)
         ends = load.join()
         told = load.last - begun
         recovered = seconds_until_ready(gateway, begun)
     # A stream may have been at its end.
     assert set(ends) <= RETRYABLE | {"finished"} and ends["finished"] < 20, ends
     assert until_idle(server) < 5
-    record(f"engine process: {fault}" if fault != "server killed" else "tritonserver killed", ends, told, recovered)
+    assert not engine.is_running()
+    record(f"{who}: {number.name}", ends, told, recovered)
 
 
 def test_sigterm_of_a_gateway_with_100_streams(
