@@ -79,7 +79,7 @@ def ours(job: Job) -> Iterator[Run]:
     from throughline import engines
     from throughline.contracts.engine import EngineInfo, SamplingParams
     from throughline.engines.cpu.lint import TOKENS_PER_BLOCK, kv_block_bytes
-    from throughline.engines.cpu.runtime import machine_plan
+    from throughline.engines.cpu.pipeline import machine_plan
 
     info, length = EngineInfo.read(Path(job["path"])), job["prompt_tokens"] + job["output_tokens"]
     blocks = job["concurrency"] * (math.ceil(length / TOKENS_PER_BLOCK) + 1)

@@ -193,7 +193,7 @@ def _engine_losses(engine: Path, answers: Sequence[Any]) -> list[Any]:
     from scipy.special import log_softmax
 
     from throughline.engines.cpu.logits import answer_logits
-    from throughline.engines.cpu.runtime import machine_plan
+    from throughline.engines.cpu.pipeline import machine_plan
     from throughline.quantization.loss import RecordLoss
 
     wanted = [(answer.input_ids, answer.positions) for answer in answers]

@@ -232,26 +232,58 @@ def test_an_engine_that_cannot_start_again_says_both_reasons(tiny_engine: Path) 
 
 
 def test_more_requests_than_the_cache_holds_end_as_they_do_alone(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """Requests that are put back for want of KV blocks and computed again lose and repeat nothing."""
+    """One policy makes them wait for their start, the other pauses them; neither loses or repeats a token."""
     spec = EngineSpec(precision="f32", kv_cache_dtype="f32", max_seq_len=512, kv_cache_bytes=2**20, num_threads=1)
     engines.build(tiny_checkpoint, spec, tmp_path / "small")
     prompts = [[(7 * index + 3 * place) % 1900 + 10 for place in range(220)] for index in range(24)]
 
-    def answers(at_once: int) -> list[tuple[int, ...]]:
-        runtime = engines.load(tmp_path / "small")
+    def answers(at_once: int, policy: str) -> tuple[list[tuple[int, ...]], int]:
+        """All tokens, and how often a request that had begun got none in a step."""
+        runtime = engines.load(tmp_path / "small", capacity_scheduler_policy=policy, enable_block_reuse=False)
         found: dict[str, tuple[int, ...]] = {}
+        pauses = 0
         try:
             for start in range(0, len(prompts), at_once):
                 for index in range(start, min(start + at_once, len(prompts))):
                     runtime.submit(str(index), prompts[index], SamplingParams(max_tokens=120, ignore_eos=True))
                 while runtime.has_work():
+                    running = {name for name, tokens in found.items() if len(tokens) < 120}
                     for output in runtime.step():
                         assert output.finish_reason in (None, "length"), output.error
                         found[output.request_id] = (*found.get(output.request_id, ()), *output.token_ids)
+                        running -= {output.request_id} if output.token_ids else set()
+                    pauses += len(running)
         finally:
             runtime.close()
-        return [found[str(index)] for index in range(len(prompts))]
+        return [found[str(index)] for index in range(len(prompts))], pauses
 
-    alone, together = answers(1), answers(24)
-    assert all(len(tokens) == 120 for tokens in together)
+    alone, _ = answers(1, "guaranteed_no_evict")
+    assert all(len(tokens) == 120 for tokens in alone)
+    assert answers(24, "guaranteed_no_evict") == (alone, 0)
+    together, pauses = answers(24, "max_utilization")
     assert together == alone
+    assert pauses > 0
+
+
+def test_a_cancelled_request_gives_its_booked_blocks_back(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    # 64 blocks of 32 tokens; a request of 403 tokens books 13 and one of slack, so that four run at once.
+    spec = EngineSpec(precision="f32", kv_cache_dtype="f32", max_seq_len=512, kv_cache_bytes=2**20, num_threads=1)
+    engines.build(tiny_checkpoint, spec, tmp_path / "small")
+    runtime = engines.load(tmp_path / "small")
+    try:
+        for index in range(6):
+            runtime.submit(str(index), [10 + index, 11, 12], params(400))
+        begun: set[str] = set()
+        for _ in range(5):
+            begun |= {output.request_id for output in runtime.step()}
+        assert begun == {"0", "1", "2", "3"}
+        assert (runtime.stats().active_requests, runtime.stats().waiting_requests) == (4, 2)
+        runtime.cancel("2")
+        for _ in range(3):
+            begun |= {output.request_id for output in runtime.step()}
+        assert begun == {"0", "1", "2", "3", "4"}
+        for index in (0, 1, 3, 4):
+            runtime.cancel(str(index))
+        assert [output.finish_reason for output in run(runtime)["5"]][-1] == "length"
+    finally:
+        runtime.close()

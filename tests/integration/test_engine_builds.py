@@ -152,7 +152,7 @@ def test_bfloat16_arithmetic_reads_far_positions_as_float32_does(tiny_checkpoint
     """Positions beyond 256 have no bfloat16 of their own; the first token after 480 tells."""
     from random import Random
 
-    from throughline.engines.cpu.runtime import machine_plan
+    from throughline.engines.cpu.pipeline import machine_plan
 
     spec = EngineSpec.model_validate({**SMALL, "precision": "f32", "max_seq_len": 512})
     if machine_plan(spec.model_copy(update={"precision": "bf16"})).dtype != "bf16":

@@ -77,6 +77,9 @@ class EngineSpec(StrictModel):
         tokens_per_block: Tokens in one KV block.
         enable_block_reuse: Share KV blocks of equal prefixes.
         enable_chunked_context: Prefill long prompts in chunks beside running sequences.
+        capacity_scheduler_policy: `guaranteed_no_evict` starts a request when its longest answer fits the KV cache;
+            `max_utilization` starts more and pauses some of them when the cache is full, to compute them again. Of
+            engines for processors; those for GPUs have `serve.gpu.batch_scheduler_policy`.
         num_threads: CPU threads; 0 takes every core.
         tp_size: GPUs that share every layer.
         pp_size: GPUs that share the layers out.
@@ -105,6 +108,7 @@ class EngineSpec(StrictModel):
     tokens_per_block: int = Field(default=32, ge=1)
     enable_block_reuse: bool = True
     enable_chunked_context: bool = True
+    capacity_scheduler_policy: Literal["guaranteed_no_evict", "max_utilization"] = "guaranteed_no_evict"
     num_threads: int = Field(default=0, ge=0)
     tp_size: int = Field(default=1, ge=1)
     pp_size: int = Field(default=1, ge=1)

@@ -75,7 +75,7 @@ def verify(engine_dir: Path, **overrides: object) -> VerifyReport:
         EngineError: As `load`, or if the golden prompts are missing.
     """
     runtime = load(engine_dir, **overrides)
-    from throughline.engines.cpu.runtime import machine_name
+    from throughline.engines.cpu.pipeline import machine_name
     from throughline.engines.golden import replay
 
     return replay(Path(engine_dir), runtime, machine_name(runtime.spec))

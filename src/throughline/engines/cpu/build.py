@@ -25,6 +25,7 @@ from throughline.engines.cpu.lint import ComputePlan, check_spec, kv_block_bytes
 from throughline.engines.cpu.load import load_runtime
 from throughline.engines.cpu.model_config import DecoderConfig, eos_token_ids, read_decoder_config
 from throughline.engines.cpu.openvino_env import openvino
+from throughline.engines.cpu.pipeline import machine_name, machine_plan
 from throughline.engines.cpu.quantize import (
     QUANTISED,
     calibration_info,
@@ -34,7 +35,6 @@ from throughline.engines.cpu.quantize import (
     quantising_cost,
 )
 from throughline.engines.cpu.resources import SHORT_OF_MEMORY, needed
-from throughline.engines.cpu.runtime import machine_name, machine_plan
 from throughline.engines.golden import GOLDEN_TOKENS, record, tokenize_prompts
 from throughline.engines.replacing import replacing
 from throughline.engines.safetensors_reader import SafetensorsFolder

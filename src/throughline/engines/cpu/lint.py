@@ -24,6 +24,7 @@ RUNTIME_FIELDS = frozenset(
         "enable_chunked_context",
         "num_threads",
         "speculative_config",
+        "capacity_scheduler_policy",
     }
 )
 _OF_GPUS = {"tp_size": 1, "pp_size": 1, "gemm_plugin": "auto", "multiple_profiles": False, "max_lora_rank": 0}

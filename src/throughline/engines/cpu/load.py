@@ -7,8 +7,9 @@ from pathlib import Path
 from throughline.contracts.engine import EngineInfo
 from throughline.contracts.errors import EngineError
 from throughline.engines.cpu.guided import DETOKENIZER_FILE
-from throughline.engines.cpu.lint import with_overrides
-from throughline.engines.cpu.runtime import CpuEngineRuntime, machine_plan, pipeline_factory
+from throughline.engines.cpu.lint import kv_blocks, with_overrides
+from throughline.engines.cpu.pipeline import machine_plan, pipeline_factory
+from throughline.engines.cpu.runtime import CpuEngineRuntime
 from throughline.vocabulary import Vocabulary
 
 
@@ -23,9 +24,12 @@ def load_runtime(engine_dir: Path, info: EngineInfo, overrides: dict[str, object
     if missing:
         raise EngineError("engine is incomplete", where=str(engine_dir), seen=f"no {missing[0]}", fix="build it again")
     vocabulary = Vocabulary.from_tokenizer(engine_dir / "tokenizer.json", info.control_token_ids)
-    factory = pipeline_factory(engine_dir, info, spec, machine_plan(spec))
+    plan = machine_plan(spec)
+    blocks = kv_blocks(info, spec, plan.kv_cache_dtype)
+    factory = pipeline_factory(engine_dir, info, spec, plan, blocks)
+    can_guide = (engine_dir / DETOKENIZER_FILE).is_file()
     try:
-        return CpuEngineRuntime(info, spec, vocabulary, factory, can_guide=(engine_dir / DETOKENIZER_FILE).is_file())
+        return CpuEngineRuntime(info, spec, vocabulary, factory, kv_blocks=blocks, can_guide=can_guide)
     except RuntimeError as error:
         raise EngineError(
             "OpenVINO cannot load the engine",

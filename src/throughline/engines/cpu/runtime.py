@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,12 +21,13 @@ from throughline.contracts.engine import (
     StepOutput,
 )
 from throughline.contracts.errors import EngineError
-from throughline.engines.cpu.guided import DETOKENIZER_FILE, check_guide, structured_output
-from throughline.engines.cpu.lint import ComputePlan, kv_blocks, plan_compute
-from throughline.engines.cpu.openvino_env import cpu_supports, openvino, openvino_genai, processor
+from throughline.engines.cpu.capacity import KvCapacity
+from throughline.engines.cpu.guided import DETOKENIZER_FILE, check_guide
+from throughline.engines.cpu.openvino_env import openvino, openvino_genai
+from throughline.engines.cpu.pipeline import generation_config
 from throughline.engines.cpu.requests import check_length, check_params, check_prompt
 from throughline.engines.cpu.signal_stack import drop_signal_stack
-from throughline.engines.cpu.speculative import draft_folders, speculate
+from throughline.engines.cpu.speculative import speculate
 from throughline.engines.detokenizer import Detokenizer
 from throughline.vocabulary import Vocabulary
 
@@ -64,6 +63,7 @@ class CpuEngineRuntime:
         spec: Run-time settings, checked.
         vocabulary: Bytes of the tokens.
         pipeline_factory: Makes a fresh pipeline; called again when a pipeline has failed.
+        kv_blocks: Blocks of the pipeline's KV cache.
         can_guide: Whether the engine has what guided decoding needs.
     """
 
@@ -74,6 +74,7 @@ class CpuEngineRuntime:
         vocabulary: Vocabulary,
         pipeline_factory: Callable[[], Any],
         *,
+        kv_blocks: int,
         can_guide: bool = False,
     ) -> None:
         self._genai = openvino_genai()
@@ -89,6 +90,7 @@ class CpuEngineRuntime:
         self._next_id = 0
         self._generated = 0
         self._can_guide = can_guide
+        self._capacity = KvCapacity(kv_blocks, spec)
 
     def submit(self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
         """See `EngineRuntime.submit`."""
@@ -108,6 +110,8 @@ class CpuEngineRuntime:
 
     def step(self) -> list[StepOutput]:
         """See `EngineRuntime.step`."""
+        if not self._pipeline.has_non_finished_requests():
+            self._capacity.settle()
         self._admit()
         outputs, self._pending = self._pending, []
         pipeline = self._pipeline
@@ -116,6 +120,7 @@ class CpuEngineRuntime:
                 pipeline.step()
             except RuntimeError as error:
                 return outputs + self._recover(error)
+            self._capacity.settle()
         ended = []
         for request in self._live.values():
             handle = request.handle
@@ -129,6 +134,7 @@ class CpuEngineRuntime:
                 ended.append(request.request_id)
         for request_id in ended:
             del self._live[request_id]
+            self._capacity.give_back(request_id)
         return outputs
 
     def cancel(self, request_id: str) -> None:
@@ -141,6 +147,7 @@ class CpuEngineRuntime:
             return
         # A handle cannot be read once it is cancelled.
         output = self._read(request) if request.handle.can_read() else None
+        self._capacity.give_back(request_id)
         if output is None or output.finish_reason is None:
             request.handle.cancel()
             tokens = output.token_ids if output else ()
@@ -189,15 +196,20 @@ class CpuEngineRuntime:
     def _admit(self) -> None:
         """Hands waiting requests to the pipeline, first come first served.
 
-        The pipeline ignores its own limit of sequences when prompts are prefilled in chunks.
+        The pipeline ignores its own limit of sequences when prompts are prefilled in chunks. A request that the KV
+        cache has no room for holds up those behind it, or it might never start.
         """
         while self._waiting and len(self._live) < self.spec.max_batch_size:
             request_id = next(iter(self._waiting))
-            ids, params = self._waiting.pop(request_id)
+            ids, params = self._waiting[request_id]
+            if not self._capacity.take(request_id, ids.shape[1] + params.max_tokens):
+                return
+            del self._waiting[request_id]
             try:
                 self._live[request_id] = self._add(request_id, ids, params)
             except (EngineError, RuntimeError) as error:
                 # Requests were checked when they came: what the pipeline has against them is its own affair.
+                self._capacity.give_back(request_id)
                 self._pending.append(_refused(request_id, ids.shape[1], error, "internal"))
 
     def _add(self, request_id: str, ids: npt.NDArray[np.int64], params: SamplingParams) -> _Request:
@@ -312,6 +324,7 @@ class CpuEngineRuntime:
             self._output(request, (), "", "error", (), str(error), "unavailable") for request in self._live.values()
         ]
         self._live.clear()
+        self._capacity.clear()
         self._pipeline = _Closed()
         drop_signal_stack()
         try:
@@ -367,82 +380,3 @@ class _Closed:
 
 # GenerationFinishReason: NONE, STOP, LENGTH; TOOL_CALL only with structured output.
 _REASONS: tuple[FinishReason | None, ...] = (None, "stop", "length", "stop")
-
-
-def generation_config(
-    genai: Any, params: SamplingParams, eos_token_ids: Sequence[int], stop_ids: frozenset[int]
-) -> Any:
-    """Translates sampling parameters; stop strings stay with us, the pipeline would hold back more than needed."""
-    config = genai.GenerationConfig()
-    config.max_new_tokens = params.max_tokens
-    config.eos_token_id = eos_token_ids[0]
-    config.ignore_eos = params.ignore_eos
-    if not params.ignore_eos:
-        config.stop_token_ids = set(stop_ids)
-        config.min_new_tokens = params.min_tokens
-    if params.temperature > 0:
-        config.do_sample = True
-        config.temperature = params.temperature
-        config.top_p = params.top_p
-        if params.top_k:
-            config.top_k = params.top_k
-        config.rng_seed = secrets.randbits(32) if params.seed is None else params.seed
-    else:
-        config.do_sample = False
-    config.repetition_penalty = params.repetition_penalty
-    config.presence_penalty = params.presence_penalty
-    config.frequency_penalty = params.frequency_penalty
-    if params.logprobs:
-        config.logprobs = 1
-    if params.guided_decoding is not None:
-        config.structured_output_config = structured_output(genai, params.guided_decoding)
-    return config
-
-
-def machine_plan(spec: EngineSpec) -> ComputePlan:
-    """Resolves the spec's `auto` types for this processor; see `plan_compute`."""
-    return plan_compute(spec, has_bf16=cpu_supports("BF16"), has_f16=cpu_supports("FP16"))
-
-
-def machine_name(spec: EngineSpec) -> str:
-    """Names what decides rounding: the processor, and the types of activations and KV cache."""
-    plan = machine_plan(spec)
-    return f"{processor()}, {plan.dtype} activations, {plan.kv_cache_dtype} KV cache"
-
-
-def pipeline_factory(engine_dir: Path, info: EngineInfo, spec: EngineSpec, plan: ComputePlan) -> Callable[[], Any]:
-    """Returns a function that loads the engine's pipeline.
-
-    Raises:
-        EngineError: If the KV cache is too small for one sequence.
-    """
-    blocks = kv_blocks(info, spec, plan.kv_cache_dtype)
-
-    def make() -> Any:
-        genai = openvino_genai()
-        scheduler = genai.SchedulerConfig()
-        scheduler.num_kv_blocks = blocks
-        scheduler.max_num_batched_tokens = spec.max_num_tokens
-        scheduler.max_num_seqs = spec.max_batch_size
-        scheduler.dynamic_split_fuse = spec.enable_chunked_context
-        scheduler.enable_prefix_caching = spec.enable_block_reuse
-        properties: dict[str, object] = {
-            "INFERENCE_PRECISION_HINT": plan.dtype,
-            "KV_CACHE_PRECISION": plan.kv_cache_dtype,
-            # Weight-only quantisation means what it says: activations are never quantised.
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
-        }
-        if spec.num_threads:
-            properties["INFERENCE_NUM_THREADS"] = spec.num_threads
-        speculation = spec.speculative_config
-        if speculation is None:
-            return genai.ContinuousBatchingPipeline(str(engine_dir), scheduler, "CPU", properties)
-        if speculation.speculative_model_dir is None:
-            return genai.ContinuousBatchingPipeline(
-                str(engine_dir), scheduler, "CPU", properties | {"prompt_lookup": True}
-            )
-        with draft_folders(engine_dir, info, speculation.speculative_model_dir) as (target, draft):
-            guess = genai.draft_model(str(draft), "CPU", **properties)
-            return genai.ContinuousBatchingPipeline(str(target), scheduler, "CPU", properties | {"draft_model": guess})
-
-    return make
