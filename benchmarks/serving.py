@@ -1,17 +1,20 @@
 """Where a streamed token spends its time between the engine and a client, and what each process takes of the cores.
 
-python benchmarks/serving_hops.py --engine artifacts/engine/<digest> --users 32 --rounds 3
+python benchmarks/serving.py --engine artifacts/engine/<digest> --users 1 8 32 128 --rounds 5
 
 The raw engine alone, the engine through Triton, and through Triton and the gateway take turns, each asked by users who
 send one request after the other with random token ids, so that no cache helps. The engine says when a request came and
 when each token was there (`return_perf_metrics`); clients note when messages come; all clocks are this machine's
 monotonic one. The client is one asyncio process, so that its own lateness is in the figures of both layers alike.
+
+A cell of 0 users is paced: one request every `--pace` seconds, whether the last one has ended or not.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -20,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,14 +87,22 @@ def raw(job: dict[str, Any]) -> list[dict[str, Any]]:
 
     for _ in range(job["users"]):
         submit()
-    while runtime.has_work():
+    begun = time.monotonic()
+    while runtime.has_work() or waiting:
+        if not job["users"]:
+            late = time.monotonic() - begun - len(found) * job["pace"]
+            if waiting and late >= 0:
+                submit()
+            elif not runtime.has_work():
+                time.sleep(-late)
+                continue
         outputs = runtime.step()
         now = time.monotonic()
         for output in outputs:
             if output.token_ids:
                 found[output.request_id].came.append(now)
                 found[output.request_id].tokens.append(len(output.token_ids))
-            if output.finish_reason is not None:
+            if output.finish_reason is not None and job["users"]:
                 submit()
     runtime.close()
     return [vars(seen) for seen in found.values()]
@@ -107,54 +119,72 @@ async def through_triton(url: str, job: dict[str, Any]) -> list[Seen]:
     async with aio.insecure_channel(url, options=[("grpc.enable_http_proxy", 0)]) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
-        async def user() -> None:
-            while waiting:
-                request = infer_request(MODEL, "", waiting.pop(0), params, stream=True)
-                seen = Seen(time.monotonic())
-                found.append(seen)
-                call = stub.ModelStreamInfer()
-                await call.write(request)
-                await call.done_writing()
-                async for message in call:
-                    now = time.monotonic()
-                    if message.error_message:
-                        raise RuntimeError(message.error_message)
-                    outputs = message.infer_response.outputs
-                    raws = message.infer_response.raw_output_contents
-                    values = {output.name: raw for output, raw in zip(outputs, raws, strict=True)}
-                    if not values:
-                        continue
-                    seen.came.append(now)
-                    seen.tokens.append(len(values["output_ids"]) // 4)
-                    seen.made.append(int.from_bytes(values["last_token_time_ns"], "little") / 1e9)
-                    seen.arrived = int.from_bytes(values["arrival_time_ns"], "little") / 1e9
-                    seen.first = int.from_bytes(values["first_token_time_ns"], "little") / 1e9
+        async def one() -> None:
+            request = infer_request(MODEL, "", waiting.pop(0), params, stream=True)
+            seen = Seen(time.monotonic())
+            found.append(seen)
+            call = stub.ModelStreamInfer()
+            await call.write(request)
+            await call.done_writing()
+            async for message in call:
+                now = time.monotonic()
+                if message.error_message:
+                    raise RuntimeError(message.error_message)
+                outputs = message.infer_response.outputs
+                raws = message.infer_response.raw_output_contents
+                values = {output.name: raw for output, raw in zip(outputs, raws, strict=True)}
+                if not values:
+                    continue
+                seen.came.append(now)
+                seen.tokens.append(len(values["output_ids"]) // 4)
+                seen.made.append(int.from_bytes(values["last_token_time_ns"], "little") / 1e9)
+                seen.arrived = int.from_bytes(values["arrival_time_ns"], "little") / 1e9
+                seen.first = int.from_bytes(values["first_token_time_ns"], "little") / 1e9
 
-        await asyncio.gather(*(user() for _ in range(job["users"])))
+        await everyone(job, one)
     return found
+
+
+async def everyone(job: dict[str, Any], one: Callable[[], Awaitable[None]]) -> None:
+    """Asks all prompts: by users who wait for their answers, or one every `pace` seconds."""
+    count = len(job["prompts"])
+    left = iter(range(count))
+
+    async def user() -> None:
+        for _ in left:
+            await one()
+
+    if job["users"]:
+        await asyncio.gather(*(user() for _ in range(job["users"])))
+        return
+    begun = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        for number in range(count):
+            await asyncio.sleep(max(0.0, begun + number * job["pace"] - time.monotonic()))
+            group.create_task(one())
 
 
 async def through_gateway(url: str, job: dict[str, Any]) -> list[Seen]:
     """Text completions of the same ids over server-sent events."""
     waiting = list(job["prompts"])
     found: list[Seen] = []
-    limits = httpx.Limits(max_connections=job["users"], max_keepalive_connections=job["users"])
+    most = max(job["users"], 64)
+    limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
 
-        async def user() -> None:
-            while waiting:
-                body = {"model": MODEL, "prompt": waiting.pop(0), "max_tokens": job["tokens"], "temperature": 0}
-                body |= {"stream": True, "ignore_eos": True}
-                seen = Seen(time.monotonic())
-                found.append(seen)
-                async with client.stream("POST", "/v1/completions", json=body) as response:
-                    response.raise_for_status()
-                    async for line in response.aiter_lines():
-                        if line.startswith('data: {"id"') and '"text":' in line:
-                            seen.came.append(time.monotonic())
-                            seen.tokens.append(1)
+        async def one() -> None:
+            body = {"model": MODEL, "prompt": waiting.pop(0), "max_tokens": job["tokens"], "temperature": 0}
+            body |= {"stream": True, "ignore_eos": True}
+            seen = Seen(time.monotonic())
+            found.append(seen)
+            async with client.stream("POST", "/v1/completions", json=body) as response:
+                response.raise_for_status()
+                async for line in response.aiter_lines():
+                    if line.startswith('data: {"id"') and '"text":' in line:
+                        seen.came.append(time.monotonic())
+                        seen.tokens.append(1)
 
-        await asyncio.gather(*(user() for _ in range(job["users"])))
+        await everyone(job, one)
     return found
 
 
@@ -188,13 +218,14 @@ def quantile(values: list[float], share: float) -> float:
 def summary(seen: list[Seen], tokens: int) -> dict[str, float]:
     """Figures of one cell, seconds; `late` is from a token's being there to its message's coming."""
     first = [item.came[0] - item.sent for item in seen]
-    gaps = [b - a for item in seen for a, b in zip(item.came, item.came[1:], strict=False)]
+    gaps = [b - a for item in seen for a, b in itertools.pairwise(item.came)]
     late = [came - made for item in seen for came, made in zip(item.came, item.made, strict=False)]
     wall = max(item.came[-1] for item in seen) - min(item.sent for item in seen)
     found = {
         "tokens_per_second": tokens * len(seen) / wall,
         "ttft_p50": quantile(first, 0.5),
         "ttft_p95": quantile(first, 0.95),
+        "ttft_p99": quantile(first, 0.99),
         "itl_p50": quantile(gaps, 0.5),
         "itl_p90": quantile(gaps, 0.9),
         "messages_a_token": sum(len(item.came) for item in seen) / (tokens * len(seen)),
@@ -255,11 +286,13 @@ def measure(args: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
         for users in args.users:
             for layer in args.layers if round_ % 2 == 0 else list(reversed(args.layers)):
                 seed = round_ * 1000 + users
+                count = max(args.least, users * args.requests) if users else args.paced
                 job = {
                     "engine": str(engine),
                     "users": users,
-                    "tokens": args.output_tokens,
-                    "prompts": prompts(users * args.requests, args.prompt_tokens, vocab, seed),
+                    "pace": args.pace,
+                    "tokens": args.output_tokens if users else args.paced_tokens,
+                    "prompts": prompts(count, args.prompt_tokens, vocab, seed),
                 }
                 if layer == "raw":
                     found = one_cell(layer, job, None, None)
@@ -285,33 +318,54 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", type=Path, required=True)
-    parser.add_argument("--users", type=int, nargs="+", default=[32])
+    parser.add_argument("--users", type=int, nargs="+", default=[0, 1, 8, 32, 128])
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS))
     parser.add_argument("--requests", type=int, default=2, help="of each user")
+    parser.add_argument("--least", type=int, default=16, help="requests of a cell")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompt-tokens", type=int, default=120)
     parser.add_argument("--output-tokens", type=int, default=64)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "serving_hops.json")
+    parser.add_argument("--paced", type=int, default=60, help="requests of a paced cell")
+    parser.add_argument("--paced-tokens", type=int, default=8)
+    parser.add_argument("--pace", type=float, default=0.4, help="seconds between two of them")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "serving.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         rows = measure(args, Path(work))
-    ratios = {}
-    for users in args.users:
-        cell = {layer: [r for r in rows if (r["users"], r["layer"]) == (users, layer)] for layer in args.layers}
-        for layer in args.layers[1:]:
-            pairs = zip(cell[layer], cell[args.layers[0]], strict=True)
-            values = [over["tokens_per_second"] / under["tokens_per_second"] for over, under in pairs]
-            ratios[f"{users} users: {layer} / {args.layers[0]}"] = {
-                "median": statistics.median(values),
-                "least": min(values),
-                "most": max(values),
-            }
-    for name, ratio in ratios.items():
-        print(f"{name}, tokens/s: {ratio['median']:.3f} [{ratio['least']:.3f}, {ratio['most']:.3f}]")
-    values = {"command": " ".join(["python", *sys.argv]), "cores": os.cpu_count(), "ratios": ratios, "rows": rows}
+    compared = compare(rows, args.users, args.layers)
+    for line in compared:
+        print(
+            f"{line['users'] or 'paced':>5} users  {line['layer']:8}"
+            + "".join(
+                f"  {name} {value['median']:.4g} [{value['least']:.4g}, {value['most']:.4g}]"
+                for name, value in line.items()
+                if isinstance(value, dict)
+            )
+        )
+    values = {"command": " ".join(["python", *sys.argv]), "cores": os.cpu_count(), "compared": compared, "rows": rows}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     print(f"written to {args.out}")
+
+
+def compare(rows: list[dict[str, Any]], users: list[int], layers: list[str]) -> list[dict[str, Any]]:
+    """Each layer against the first one of the same round: ratios of rates and gaps, differences of first tokens."""
+    found = []
+    for count, layer in itertools.product(users, layers[1:]):
+        cell = {name: [r for r in rows if (r["users"], r["layer"]) == (count, name)] for name in (layers[0], layer)}
+        pairs = list(zip(cell[layer], cell[layers[0]], strict=True))
+        line: dict[str, Any] = {"users": count, "layer": layer}
+        for name in ("tokens_per_second", "itl_p90"):
+            line[f"{name}_ratio"] = spread([over[name] / under[name] for over, under in pairs])
+        for name in ("ttft_p50", "ttft_p99"):
+            line[f"{name}_added_ms"] = spread([1000 * (over[name] - under[name]) for over, under in pairs])
+        found.append(line)
+    return found
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, least and most."""
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 if __name__ == "__main__":
