@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ async def through_triton(url: str, job: dict[str, Any]) -> list[Seen]:
     return found
 
 
-async def everyone(job: dict[str, Any], one: Callable[[], Awaitable[None]]) -> None:
+async def everyone(job: dict[str, Any], one: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Asks all prompts: by users who wait for their answers, or one every `pace` seconds."""
     count = len(job["prompts"])
     left = iter(range(count))
