@@ -34,8 +34,9 @@ class GatewayLimits(StrictModel):
         max_body_bytes: Largest request body (413 beyond).
         max_body_depth: Deepest nesting of arrays and objects in a body, told before it is parsed (400 beyond).
         max_unread_bytes: Bytes of all bodies that have come and are not parsed yet (429 beyond).
-        max_concurrent_requests: Requests in the engine at a time (429 beyond).
-        max_concurrent_tokens: Prompt plus requested output tokens in the engine at a time (429 beyond).
+        max_concurrent_requests: Requests in the engine at a time (429 beyond); each choice is one.
+        max_concurrent_tokens: Prompt plus requested output tokens of all choices in the engine at a time (429 beyond).
+        max_choices: Choices of one request: `n`, over all its prompts (400 beyond).
     """
 
     max_body_bytes: int = Field(default=4 * 2**20, ge=1024)
@@ -43,6 +44,7 @@ class GatewayLimits(StrictModel):
     max_unread_bytes: int = Field(default=64 * 2**20, ge=1024)
     max_concurrent_requests: int = Field(default=256, ge=1)
     max_concurrent_tokens: int = Field(default=262_144, ge=1)
+    max_choices: int = Field(default=8, ge=1)
 
 
 class GatewayTimeouts(StrictModel):

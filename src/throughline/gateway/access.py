@@ -128,7 +128,7 @@ class TokenLimits:
         if key is None or job is None or (key.limits.tokens_per_minute, key.limits.concurrent_requests) == (None, None):
             yield
             return
-        lease = Lease(key, os.urandom(12).hex(), len(job.prompt) + job.params.max_tokens)
+        lease = Lease(key, os.urandom(12).hex(), job.most_tokens)
         await self._reserve(lease, exchange)
         ended: asyncio.Task[None] | None = None
 

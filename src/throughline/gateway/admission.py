@@ -22,16 +22,18 @@ class Admission:
         self.requests = 0
         self.tokens = 0
 
-    def enter(self, tokens: int) -> None:
-        """Admits a request. One that is larger than the token limit runs when it is alone.
+    def enter(self, tokens: int, requests: int = 1) -> None:
+        """Admits a request that is `requests` to the engine. One that is larger than a limit runs when it is alone.
 
         Raises:
             ApiError: 429 with `Retry-After`.
         """
         limits = self._limits
-        if self.requests >= limits.max_concurrent_requests:
+        if self.requests and self.requests + requests > limits.max_concurrent_requests:
             raise overloaded(
-                f"{self.requests} requests are running, the limit. Try again later.", retry_after=self._wait()
+                f"{self.requests} of {limits.max_concurrent_requests} requests are running and this one makes "
+                f"{requests}. Try again later.",
+                retry_after=self._wait(),
             )
         if self.requests and self.tokens + tokens > limits.max_concurrent_tokens:
             raise overloaded(
@@ -39,12 +41,12 @@ class Admission:
                 f"{tokens}. Try again later.",
                 retry_after=self._wait(),
             )
-        self.requests += 1
+        self.requests += requests
         self.tokens += tokens
 
-    def leave(self, tokens: int, seconds: float) -> None:
+    def leave(self, tokens: int, seconds: float, requests: int = 1) -> None:
         """Gives back what `enter` took, after the request ran for `seconds`."""
-        self.requests -= 1
+        self.requests -= requests
         self.tokens -= tokens
         self._mean_seconds += _SMOOTHING * (seconds - self._mean_seconds)
 

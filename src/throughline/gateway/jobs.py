@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from throughline.contracts.engine import SamplingParams
 from throughline.gateway.http import Exchange
-from throughline.gateway.params import sampling, template_messages, token_prompt, tool_use
+from throughline.gateway.params import (
+    UINT64_MAX,
+    check_choices,
+    prompts_of,
+    sampling,
+    template_messages,
+    token_prompt,
+    tool_use,
+)
 from throughline.gateway.schemas import ChatRequest, CompletionRequest, GenerationFields
 from throughline.gateway.served import ServedModel, ServedModels
 from throughline.gateway.sse import ChatFrames, TextFrames
 from throughline.gateway.toolcalls import ToolCallParser
+
+
+@dataclass(slots=True)
+class Choice:
+    """One output of a job, which is one request to the engine.
+
+    Attributes:
+        index: OpenAI's `index`: of prompt p the choices `p * n` to `p * n + n - 1`.
+        prompt: Token ids.
+        params: Sampling.
+        frames: Its part of the answer.
+        parser: Finds tool calls in the text; None where all text is content.
+    """
+
+    index: int
+    prompt: list[int]
+    params: SamplingParams
+    frames: ChatFrames | TextFrames
+    parser: ToolCallParser | None = None
 
 
 @dataclass(slots=True)
@@ -21,51 +50,87 @@ class Job:
 
     Attributes:
         model: Who answers.
-        prompt: Token ids.
-        params: Sampling.
+        choices: Its outputs, by index.
+        n: Choices of each prompt.
         stream: Whether the answer is a stream of events.
         include_usage: Whether a stream ends with `usage`.
-        frames: Bodies of the answer.
-        parser: Finds tool calls in the text; None where all text is content.
     """
 
     model: ServedModel
-    prompt: list[int]
-    params: SamplingParams
+    choices: Sequence[Choice]
+    n: int
     stream: bool
     include_usage: bool
-    frames: ChatFrames | TextFrames
-    parser: ToolCallParser | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompts, each counted once however many choices it has."""
+        return sum(len(choice.prompt) for choice in self.choices[:: self.n])
+
+    @property
+    def most_tokens(self) -> int:
+        """What `usage` can come to."""
+        return self.prompt_tokens + sum(choice.params.max_tokens for choice in self.choices)
+
+    @property
+    def engine_tokens(self) -> int:
+        """What the engine has to hold at most: every choice its prompt and its output."""
+        return sum(len(choice.prompt) + choice.params.max_tokens for choice in self.choices)
 
 
 async def chat_job(exchange: Exchange, request: ChatRequest, models: ServedModels) -> Job:
     """Reads a chat completion; raises `ApiError` naming the field at fault."""
     model = _model(exchange, request, models)
+    n = check_choices(request, prompts=1, limit=models.max_choices)
     use = tool_use(request, model.encoder)
     prompt = await model.encoder.chat(template_messages(request.messages), use.tools)
     params = sampling(request, model.facts, prompt_tokens=len(prompt), guide=use.guide)
     stream, usage = _streaming(request)
-    frames = ChatFrames(
+    frames = functools.partial(
+        ChatFrames,
         f"chatcmpl-{os.urandom(12).hex()}",
         int(time.time()),
         model.id,
         model.fingerprint,
         include_usage=usage,
     )
-    parser = ToolCallParser() if use.parse else None
-    return Job(model, prompt, params, stream, usage, frames, parser)
+    choices = [
+        Choice(index, prompt, _seeded(params, index), frames(index=index), ToolCallParser() if use.parse else None)
+        for index in range(n)
+    ]
+    return Job(model, choices, n, stream, usage)
 
 
 async def completion_job(exchange: Exchange, request: CompletionRequest, models: ServedModels) -> Job:
-    """Reads a text completion; its prompt is the model's raw input, in which special tokens are special."""
+    """Reads a text completion; its prompts are the model's raw input, in which special tokens are special."""
     model = _model(exchange, request, models)
-    prompt = await token_prompt(request.prompt, model.encoder, model.facts.vocab_size)
-    params = sampling(request, model.facts, prompt_tokens=len(prompt))
+    prompts = prompts_of(request)
+    n = check_choices(request, prompts=len(prompts), limit=models.max_choices)
     stream, usage = _streaming(request)
-    frames = TextFrames(
-        f"cmpl-{os.urandom(12).hex()}", int(time.time()), model.id, model.fingerprint, include_usage=usage
+    frames = functools.partial(
+        TextFrames,
+        f"cmpl-{os.urandom(12).hex()}",
+        int(time.time()),
+        model.id,
+        model.fingerprint,
+        include_usage=usage,
     )
-    return Job(model, prompt, params, stream, usage, frames)
+    choices: list[Choice] = []
+    for position, given in enumerate(prompts):
+        where = "prompt" if given is request.prompt else f"prompt[{position}]"
+        prompt = await token_prompt(given, model.encoder, model.facts.vocab_size, where)
+        params = sampling(request, model.facts, prompt_tokens=len(prompt))
+        for number in range(n):
+            index = len(choices)
+            choices.append(Choice(index, prompt, _seeded(params, number), frames(index=index)))
+    return Job(model, choices, n, stream, usage)
+
+
+def _seeded(params: SamplingParams, number: int) -> SamplingParams:
+    """The parameters of a prompt's choice: as vLLM, each takes the next seed."""
+    if params.seed is None or not number:
+        return params
+    return replace(params, seed=(params.seed + number) & UINT64_MAX)
 
 
 def _model(exchange: Exchange, request: GenerationFields, models: ServedModels) -> ServedModel:

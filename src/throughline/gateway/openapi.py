@@ -76,7 +76,7 @@ class ChatLogprobs(Struct):
 
 
 class ChatChoice(Struct):
-    """The one choice."""
+    """One of the choices."""
 
     index: int
     message: AnsweredMessage
@@ -105,7 +105,7 @@ class TextLogprobs(Struct):
 
 
 class TextChoice(Struct):
-    """The one choice."""
+    """One of the choices."""
 
     index: int
     text: str

@@ -19,7 +19,7 @@ from throughline.gateway.schemas import ChatRequest, CompletionRequest, Generati
 
 COMPLETION_DEFAULT_MAX_TOKENS = 16
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
-_UINT64 = 2**64 - 1
+UINT64_MAX = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -84,25 +84,55 @@ def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [_template_message(message, index) for index, message in enumerate(messages)]
 
 
-async def token_prompt(prompt: str | list[Any], encoder: PromptEncoder, vocab_size: int) -> list[int]:
-    """Token ids of a `/v1/completions` prompt.
+def prompts_of(request: CompletionRequest) -> list[str | list[Any]]:
+    """The prompts of a text completion.
 
     Raises:
-        ApiError: 400 for several prompts, an empty one, or ids outside the vocabulary.
+        ApiError: 400 for texts beside lists of token ids.
     """
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
-        if len(prompt) > 1:
-            raise unsupported("prompt", f"one prompt a request, seen: {len(prompt)}; send one request for each")
-        prompt = prompt[0]
+    prompt = request.prompt
+    if isinstance(prompt, str) or not prompt or not isinstance(prompt[0], str | list):
+        return [prompt]
+    kind = type(prompt[0])
+    for index, item in enumerate(prompt):
+        if not isinstance(item, kind):
+            message = f"Invalid 'prompt[{index}]': prompts are all texts or all lists of token ids, seen: {item!r:.40}."
+            raise bad_request(message, param=f"prompt[{index}]", code="invalid_value")
+    return prompt
+
+
+async def token_prompt(prompt: str | list[Any], encoder: PromptEncoder, vocab_size: int, where: str) -> list[int]:
+    """Token ids of a `/v1/completions` prompt; `where` is its field.
+
+    Raises:
+        ApiError: 400 for an empty one, or ids outside the vocabulary.
+    """
     if isinstance(prompt, str):
         ids = await encoder.encode(prompt, add_special_tokens=True)
     else:
         ids = prompt
-        for index, value in enumerate(ids):
-            _check_token_id(value, index, vocab_size)
+        _check_token_ids(ids, vocab_size, where)
     if not ids:
-        raise bad_request("The prompt has no tokens.", param="prompt", code="invalid_value")
+        raise bad_request("The prompt has no tokens.", param=where, code="invalid_value")
     return ids
+
+
+def check_choices(request: GenerationFields, *, prompts: int, limit: int) -> int:
+    """Returns `n`.
+
+    Raises:
+        ApiError: 400 for more choices than `limit` over all prompts.
+    """
+    n = request.n or 1
+    if n * prompts <= limit:
+        return n
+    asked = f"{n} choices" if prompts == 1 else f"{prompts} prompts with {n} {'choice' if n == 1 else 'choices'} each"
+    param = "n" if n > limit else "prompt"
+    raise bad_request(
+        f"'{param}' asks for too much: {asked}, and a request may have {limit} choices. Send several requests.",
+        param=param,
+        code="too_many_choices",
+    )
 
 
 def sampling(
@@ -137,7 +167,7 @@ def sampling(
         temperature=defaults.get("temperature", 1.0) if temperature is None else temperature,
         top_p=defaults.get("top_p", 1.0) if top_p is None else top_p,
         top_k=max(0, int(defaults.get("top_k", 0)) if top_k is None else top_k),
-        seed=None if request.seed is None else request.seed & _UINT64,
+        seed=None if request.seed is None else request.seed & UINT64_MAX,
         stop=_stops(request.stop),
         ignore_eos=request.ignore_eos,
         min_tokens=request.min_tokens,
@@ -197,8 +227,6 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
 
 
 def _refuse_unsupported(request: GenerationFields) -> None:
-    if request.n is not None and request.n != 1:
-        raise unsupported("n", f"one choice a request, seen: {request.n}; send the request several times")
     if request.logit_bias:
         raise unsupported("logit_bias", "the engine cannot change logits by token")
     if request.stream_options is not None and not request.stream:
@@ -219,15 +247,17 @@ def _refuse_unsupported_completion(request: CompletionRequest) -> None:
         raise unsupported("echo", "the prompt is not part of the answer")
     if request.suffix:
         raise unsupported("suffix", "the engine does not fill in the middle")
-    if request.best_of not in (None, 1):
-        raise unsupported("best_of", "the engine makes one candidate")
+    if request.best_of not in (None, request.n or 1):
+        raise unsupported("best_of", f"every candidate is a choice, seen: {request.best_of}; leave it out and set 'n'")
 
 
-def _check_token_id(value: Any, index: int, vocab_size: int) -> None:
+def _check_token_ids(ids: Sequence[Any], vocab_size: int, where: str) -> None:
     top = vocab_size or 2**31
-    if type(value) is not int or not 0 <= value < top:
-        message = f"Invalid 'prompt[{index}]': a token id is an integer from 0 to {top - 1}, seen: {value!r:.40}."
-        raise bad_request(message, param=f"prompt[{index}]", code="invalid_value")
+    for index, value in enumerate(ids):
+        if type(value) is not int or not 0 <= value < top:
+            param = f"{where}[{index}]"
+            message = f"Invalid '{param}': a token id is an integer from 0 to {top - 1}, seen: {value!r:.40}."
+            raise bad_request(message, param=param, code="invalid_value")
 
 
 def _check_tool(tool: dict[str, Any], where: str) -> None:

@@ -62,7 +62,8 @@ class Message(Struct, kw_only=True):
 class GenerationFields(Struct, kw_only=True):
     """What chat and text completions share.
 
-    The fields after `response_format` are OpenAI's but not this engine's; `params.py` says why, by name.
+    `n` asks for several choices; with `seed`, choice i takes `seed + i`. The fields after `response_format` are
+    OpenAI's but not this engine's; `params.py` says why, by name.
     """
 
     model: str
@@ -72,6 +73,7 @@ class GenerationFields(Struct, kw_only=True):
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
     stop: str | _Stops | None = None
+    n: _Tokens | None = None
     seed: _Seed | None = None
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
@@ -84,7 +86,6 @@ class GenerationFields(Struct, kw_only=True):
     min_tokens: _Count = 0
     # With TensorRT-LLM's further types.
     response_format: dict[str, Any] | None = None
-    n: _Count | None = None
     logit_bias: dict[str, float] | None = None
     service_tier: str | None = None
     store: bool | None = None
@@ -105,7 +106,10 @@ class ChatRequest(GenerationFields, kw_only=True):
 
 
 class CompletionRequest(GenerationFields, kw_only=True):
-    """Body of `/v1/completions`; `prompt` is one text or one list of token ids."""
+    """Body of `/v1/completions`; `prompt` is a text, a list of token ids, or a list of either.
+
+    The choices of prompt p have the indices `p * n` to `p * n + n - 1`.
+    """
 
     prompt: str | list[Any]
     echo: bool | None = None

@@ -58,6 +58,9 @@ class ServedModels:
         spec: See `GatewaySpec`.
         metrics: Has a `ModelMetrics` for each of the spec's models.
 
+    Attributes:
+        max_choices: Choices of one request.
+
     Raises:
         EngineError: If an engine folder is none.
         ConfigError: If its `engine.json` does not validate.
@@ -65,6 +68,7 @@ class ServedModels:
     """
 
     def __init__(self, spec: GatewaySpec, metrics: GatewayMetrics) -> None:
+        self.max_choices = spec.limits.max_choices
         urls = {route.upstream for route in spec.models}
         self.upstreams = {url: TritonUpstream(url, spec.timeouts) for url in sorted(urls)}
         self.by_id: Mapping[str, ServedModel] = {

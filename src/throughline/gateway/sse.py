@@ -30,7 +30,7 @@ def usage_dict(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 
 class ChatFrames:
-    """Events and bodies of one chat completion.
+    """Events and bodies of one choice of a chat completion.
 
     Args:
         answer_id: `chatcmpl-…`.
@@ -38,15 +38,19 @@ class ChatFrames:
         model: The model's id as the client named it.
         fingerprint: `system_fingerprint`, which names the engine.
         include_usage: Whether chunks carry `usage`, null until the last.
+        index: Which of the answer's choices.
     """
 
-    def __init__(self, answer_id: str, created: int, model: str, fingerprint: str, *, include_usage: bool) -> None:
+    def __init__(
+        self, answer_id: str, created: int, model: str, fingerprint: str, *, include_usage: bool, index: int = 0
+    ) -> None:
         self._answer_id = answer_id
+        self._index = index
         self._whole = _head("chat.completion", answer_id, created, model, fingerprint)
         head = _head("chat.completion.chunk", answer_id, created, model, fingerprint)
         self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
         usage = b',"usage":null' if include_usage else b""
-        self._delta_head = self._head + b'{"index":0,"delta":{'
+        self._delta_head = self._head + b'{"index":%d,"delta":{' % index
         self._delta_tail = b'},"logprobs":null' + _UNFINISHED + usage + b"}\n\n"
         self._scored_tail = _UNFINISHED + usage + b"}\n\n"
         self._content_head = self._delta_head + b'"content":'
@@ -81,26 +85,24 @@ class ChatFrames:
         usage = orjson.dumps(usage_dict(prompt_tokens, completion_tokens))
         return self._head + b'],"usage":' + usage + b"}\n\n"
 
-    def whole(
-        self,
-        pieces: Sequence[Piece],
-        reason: str,
-        prompt_tokens: int,
-        completion_tokens: int,
-        tokens: Sequence[ScoredToken] | None = None,
-    ) -> bytes:
-        """The body of an answer that does not stream; `tokens` for log-probabilities."""
-        output = {
-            "message": chat_message(pieces, self._answer_id),
+    def choice(self, pieces: Sequence[Piece], reason: str, tokens: Sequence[ScoredToken] | None) -> dict[str, Any]:
+        """The choice of an answer that does not stream; `tokens` for log-probabilities."""
+        return {
+            "index": self._index,
+            "message": chat_message(pieces, self._answer_id, self._index),
             "logprobs": None if tokens is None else chat_logprobs(tokens),
+            "finish_reason": reason,
         }
-        return _whole(self._whole, output, reason, prompt_tokens, completion_tokens)
+
+    def whole(self, choices: Sequence[dict[str, Any]], prompt_tokens: int, completion_tokens: int) -> bytes:
+        """The body of an answer that does not stream."""
+        return _whole(self._whole, choices, prompt_tokens, completion_tokens)
 
     def _call(self, piece: Piece) -> bytes:
         function: dict[str, Any] = {"arguments": piece.arguments}
         call: dict[str, Any] = {"index": piece.index}
         if piece.name is not None:
-            call["id"] = call_id(self._answer_id, piece.index)
+            call["id"] = call_id(self._answer_id, self._index, piece.index)
             call["type"] = "function"
             function = {"name": piece.name, **function}
         call["function"] = function
@@ -108,13 +110,16 @@ class ChatFrames:
 
 
 class TextFrames:
-    """Events of one text completion; the arguments are those of `ChatFrames`."""
+    """Events and bodies of one choice of a text completion; the arguments are those of `ChatFrames`."""
 
-    def __init__(self, answer_id: str, created: int, model: str, fingerprint: str, *, include_usage: bool) -> None:
+    def __init__(
+        self, answer_id: str, created: int, model: str, fingerprint: str, *, include_usage: bool, index: int = 0
+    ) -> None:
+        self._index = index
         head = self._whole = _head("text_completion", answer_id, created, model, fingerprint)
         self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
         self._usage = b',"usage":null' if include_usage else b""
-        self._text_head = self._head + b'{"index":0,"text":'
+        self._text_head = self._head + b'{"index":%d,"text":' % index
         self._text_tail = b',"logprobs":null' + _UNFINISHED + self._usage + b"}\n\n"
         self._characters = 0
 
@@ -149,28 +154,26 @@ class TextFrames:
         usage = orjson.dumps(usage_dict(prompt_tokens, completion_tokens))
         return self._head + b'],"usage":' + usage + b"}\n\n"
 
-    def whole(
-        self,
-        pieces: Sequence[Piece],
-        reason: str,
-        prompt_tokens: int,
-        completion_tokens: int,
-        tokens: Sequence[ScoredToken] | None = None,
-    ) -> bytes:
-        """The body of an answer that does not stream; `tokens` for log-probabilities."""
-        output = {
+    def choice(self, pieces: Sequence[Piece], reason: str, tokens: Sequence[ScoredToken] | None) -> dict[str, Any]:
+        """The choice of an answer that does not stream; `tokens` for log-probabilities."""
+        return {
+            "index": self._index,
             "text": "".join(piece.content for piece in pieces),
             "logprobs": None if tokens is None else text_logprobs(tokens, 0),
+            "finish_reason": reason,
         }
-        return _whole(self._whole, output, reason, prompt_tokens, completion_tokens)
+
+    def whole(self, choices: Sequence[dict[str, Any]], prompt_tokens: int, completion_tokens: int) -> bytes:
+        """The body of an answer that does not stream."""
+        return _whole(self._whole, choices, prompt_tokens, completion_tokens)
 
 
-def call_id(answer_id: str, index: int) -> str:
-    """Id of a tool call; the same in a stream and in a whole answer."""
-    return f"{CALL_ID_PREFIX}{answer_id.rpartition('-')[2]}{index}"
+def call_id(answer_id: str, choice: int, index: int) -> str:
+    """Id of a tool call, one of its kind in the answer; the same in a stream and in a whole answer."""
+    return f"{CALL_ID_PREFIX}{answer_id.rpartition('-')[2]}{f'{choice}x' if choice else ''}{index}"
 
 
-def chat_message(pieces: Sequence[Piece], answer_id: str) -> dict[str, Any]:
+def chat_message(pieces: Sequence[Piece], answer_id: str, choice: int = 0) -> dict[str, Any]:
     """The assistant's message of a whole answer; `content` is null beside tool calls without text."""
     content = "".join(piece.content for piece in pieces)
     calls: dict[int, dict[str, str]] = {}
@@ -182,7 +185,8 @@ def chat_message(pieces: Sequence[Piece], answer_id: str) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else "")}
     if calls:
         message["tool_calls"] = [
-            {"id": call_id(answer_id, index), "type": "function", "function": call} for index, call in calls.items()
+            {"id": call_id(answer_id, choice, index), "type": "function", "function": call}
+            for index, call in calls.items()
         ]
     message["refusal"] = None
     return message
@@ -199,8 +203,7 @@ def _head(kind: str, answer_id: str, created: int, model: str, fingerprint: str)
 
 
 def _whole(
-    head: dict[str, Any], output: dict[str, Any], reason: str, prompt_tokens: int, completion_tokens: int
+    head: dict[str, Any], choices: Sequence[dict[str, Any]], prompt_tokens: int, completion_tokens: int
 ) -> bytes:
-    choice = {"index": 0, **output, "finish_reason": reason}
     usage = usage_dict(prompt_tokens, completion_tokens)
-    return orjson.dumps({**head, "choices": [choice], "usage": usage})
+    return orjson.dumps({**head, "choices": choices, "usage": usage})

@@ -194,6 +194,19 @@ def test_tokens_are_charged_as_generated(guarded: Guarded, triton: FakeTriton) -
     assert exact(guarded, made) >= prompt + 60 - 45
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_choices_are_charged_with_their_prompt_once(guarded: Guarded, triton: FakeTriton, stream: bool) -> None:
+    made, secret = guarded.key(tokens_per_minute=LIMIT)
+    triton.script = lambda _: iter([Say("a", 1), Say("b", 40, "stop")])
+    assert guarded.post(secret, stream=stream, n=3, max_tokens=80).status_code == 200
+    used = len(triton.seen[0].prompt) + 3 * 40
+    assert until(lambda: exact(guarded, made) <= used)
+    assert exact(guarded, made) >= used - 45
+    # What all three may need is reserved.
+    refused = guarded.post(secret, n=3, max_tokens=100)
+    assert (refused.status_code, refused.headers["x-should-retry"]) == (429, "false")
+
+
 @pytest.mark.parametrize(
     "end", ["fails before", "fails after", "no first token", "hangs after", "client leaves", "full"]
 )

@@ -50,7 +50,8 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
         ({**CHAT, "max_tokens": 0}, "invalid_value", "max_tokens", ">= 1"),
         ({**CHAT, "temperature": "hot"}, "invalid_value", "temperature", "seen: 'hot'"),
         ({**CHAT, "top_p": 0}, "invalid_value", "top_p", "> 0"),
-        ({**CHAT, "n": 2}, "unsupported_parameter", "n", "one choice a request"),
+        ({**CHAT, "n": 9}, "too_many_choices", "n", "a request may have 8 choices"),
+        ({**CHAT, "n": 0}, "invalid_value", "n", "0"),
         ({**CHAT, "logprobs": True, "top_logprobs": 3}, "unsupported_parameter", "top_logprobs", "no alternatives"),
         ({**CHAT, "top_logprobs": 0}, "invalid_value", "top_logprobs", "needs 'logprobs'"),
         ({**CHAT, "logprobs": True, "top_logprobs": 21}, "invalid_value", "top_logprobs", "<= 20"),
@@ -112,7 +113,16 @@ def test_bad_chat_request(
 
 @pytest.mark.parametrize(
     ("prompt", "param"),
-    [("", "prompt"), ([], "prompt"), ([1, 5000], "prompt[1]"), ([True], "prompt[0]"), (["a", "b"], "prompt")],
+    [
+        ("", "prompt"),
+        ([], "prompt"),
+        ([1, 5000], "prompt[1]"),
+        ([True], "prompt[0]"),
+        (["a", ""], "prompt[1]"),
+        (["a", [1]], "prompt[1]"),
+        ([[1], [5000]], "prompt[1][0]"),
+        (["a"] * 9, "prompt"),
+    ],
 )
 def test_bad_completion_prompt(gateway: GatewayProcess, prompt: Any, param: str) -> None:
     response = post(gateway, {"model": "lab", "prompt": prompt}, "completions")
