@@ -45,7 +45,8 @@ async def answer(
     metrics.prepare.observe(prepare_seconds)
     metrics.running += count
     entered = time.perf_counter()
-    runs = [ChoiceRun(exchange, job, choice) for choice in job.choices]
+    deadline = entered + total_seconds
+    runs = [ChoiceRun(exchange, job, choice, deadline) for choice in job.choices]
     watcher = asyncio.create_task(_abort_when_gone(exchange, runs))
     reasons: Sequence[str] = ("error",)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from throughline.gateway.errors import ApiError, server_error
@@ -21,14 +22,16 @@ class ChoiceRun:
         exchange: The client.
         job: What the choice belongs to.
         choice: Which one.
+        deadline: `time.perf_counter()` at which the request has had all its time.
 
     Attributes:
         choice: The choice.
         tokens: The present attempt.
     """
 
-    def __init__(self, exchange: Exchange, job: Job, choice: Choice) -> None:
+    def __init__(self, exchange: Exchange, job: Job, choice: Choice, deadline: float) -> None:
         self._exchange, self._job, self.choice = exchange, job, choice
+        self._deadline = deadline
         self._gone = False
         self.tokens = self._start()
 
@@ -92,14 +95,10 @@ class ChoiceRun:
         return reason
 
     async def _first_message(self) -> TokenStream:
-        job, guard = self._job, self._job.model.guard
-        index = self.choice.index
-        name = f"{self._exchange.request_id}-{index}" if index else self._exchange.request_id
-        request = infer_request(job.model.triton_model, name, self.choice.prompt, self.choice.params, stream=job.stream)
-        attempt = 0
+        guard, attempt = self._job.model.guard, 0
         while True:
             try:
-                await self.tokens.send(request)
+                await self.tokens.send(self._request())
                 await self.tokens.read()
             except ApiError as error:
                 guard.failed(error)
@@ -117,7 +116,23 @@ class ChoiceRun:
                 self.tokens.abort(ClientGoneError())
 
     def _start(self) -> TokenStream:
-        return self._job.model.upstream.start(self._job.model.triton_model, stream=self._job.stream)
+        model = self._job.model
+        return model.upstream.start(model.triton_model, stream=self._job.stream, seconds=self._seconds_left())
+
+    def _request(self) -> Any:
+        job, index = self._job, self.choice.index
+        return infer_request(
+            job.model.triton_model,
+            f"{self._exchange.request_id}-{index}" if index else self._exchange.request_id,
+            self.choice.prompt,
+            self.choice.params,
+            stream=job.stream,
+            priority=job.priority,
+            timeout_seconds=self._seconds_left(),
+        )
+
+    def _seconds_left(self) -> float:
+        return max(0.0, self._deadline - time.perf_counter())
 
     def _scored_events(self) -> bytes:
         """Text with its tokens; where calls are looked for, which text a token became is not known any more."""

@@ -54,6 +54,7 @@ class Job:
         n: Choices of each prompt.
         stream: Whether the answer is a stream of events.
         include_usage: Whether a stream ends with `usage`.
+        priority: In the engine's queue, where lower is served earlier.
     """
 
     model: ServedModel
@@ -61,6 +62,7 @@ class Job:
     n: int
     stream: bool
     include_usage: bool
+    priority: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -98,7 +100,7 @@ async def chat_job(exchange: Exchange, request: ChatRequest, models: ServedModel
         Choice(index, prompt, _seeded(params, index), frames(index=index), ToolCallParser() if use.parse else None)
         for index in range(n)
     ]
-    return Job(model, choices, n, stream, usage)
+    return Job(model, choices, n, stream, usage, request.priority)
 
 
 async def completion_job(exchange: Exchange, request: CompletionRequest, models: ServedModels) -> Job:
@@ -123,7 +125,7 @@ async def completion_job(exchange: Exchange, request: CompletionRequest, models:
         for number in range(n):
             index = len(choices)
             choices.append(Choice(index, prompt, _seeded(params, number), frames(index=index)))
-    return Job(model, choices, n, stream, usage)
+    return Job(model, choices, n, stream, usage, request.priority)
 
 
 def _seeded(params: SamplingParams, number: int) -> SamplingParams:

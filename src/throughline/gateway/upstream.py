@@ -267,7 +267,7 @@ class TritonUpstream:
     async def _probe(self, model: str) -> bool:
         # Token id 0 exists in every vocabulary.
         request = infer_request(model, "ready", [0], SamplingParams(max_tokens=1, ignore_eos=True), stream=False)
-        tokens = self.start(model, stream=False)
+        tokens = self.start(model, stream=False, seconds=self._timeouts.ready_seconds)
         try:
             async with asyncio.timeout(self._timeouts.ready_seconds):
                 await tokens.send(request)
@@ -279,11 +279,17 @@ class TritonUpstream:
             await self.finish(tokens)
         return True
 
-    def start(self, model: str, *, stream: bool) -> TokenStream:
-        """Opens a call for a request to `model`; the caller sends, reads, and leaves through `finish` in any case."""
-        call = self._stub.ModelStreamInfer(timeout=self._timeouts.total_seconds, metadata=_METADATA)
+    def start(self, model: str, *, stream: bool, seconds: float) -> TokenStream:
+        """Opens a call for a request to `model`; the caller sends, reads, and leaves through `finish` in any case.
+
+        Args:
+            model: Name on Triton.
+            stream: Whether the first token is awaited, and not the whole answer.
+            seconds: How long it may take in all.
+        """
+        call = self._stub.ModelStreamInfer(timeout=seconds, metadata=_METADATA)
         tokens = TokenStream(call, self._eof, model, self._heard)
-        self._streams[tokens] = self._timeouts.first_token_seconds if stream else self._timeouts.total_seconds
+        self._streams[tokens] = self._timeouts.first_token_seconds if stream else seconds
         return tokens
 
     async def finish(self, tokens: TokenStream) -> None:
@@ -303,12 +309,34 @@ class TritonUpstream:
                     tokens.abort(timed_out(f"The engine sent no {what} token within {limit:g} seconds."))
 
 
-def infer_request(model: str, request_id: str, prompt: Sequence[int], params: SamplingParams, *, stream: bool) -> Any:
-    """The `ModelInferRequest` of the text contract; values that the engine assumes anyway are left out."""
+def infer_request(
+    model: str,
+    request_id: str,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    *,
+    stream: bool,
+    priority: int = 0,
+    timeout_seconds: float | None = None,
+) -> Any:
+    """The `ModelInferRequest` of the text contract; values that the engine assumes anyway are left out.
+
+    Args:
+        model: Name on Triton.
+        request_id: Name of the request, for the engine's logs.
+        prompt: Token ids.
+        params: Sampling.
+        stream: Whether text comes as it is made.
+        priority: Lower is served earlier.
+        timeout_seconds: After which nobody waits for the answer any more; Triton's request parameter `timeout`.
+    """
     from tritonclient.grpc import service_pb2
 
     request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     raw = request.raw_input_contents
+    if timeout_seconds is not None:
+        # Triton takes 0 for none.
+        request.parameters["timeout"].int64_param = max(1, int(timeout_seconds * 1e6))
 
     def add(name: str, datatype: str, data: bytes, size: int = 1) -> None:
         request.inputs.add(name=name, datatype=datatype, shape=(size,))
@@ -334,6 +362,8 @@ def infer_request(model: str, request_id: str, prompt: Sequence[int], params: Sa
         add("return_perf_metrics", "BOOL", b"\x01")
     if params.logprobs:
         add("return_log_probs", "BOOL", b"\x01")
+    if priority:
+        add("priority", "INT32", struct.pack("<i", priority))
     if params.guided_decoding is not None:
         kind, guide = _guide(params.guided_decoding)
         add("guided_decoding_guide_type", "BYTES", _bytes(kind))

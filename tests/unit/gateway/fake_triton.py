@@ -17,11 +17,12 @@ MODEL = "lab-engine"
 
 @dataclass
 class Seen:
-    """One request as it came over the wire; values by input name."""
+    """One request as it came over the wire; values by input name, integers by parameter name."""
 
     model: str
     inputs: dict[str, Any]
     id: str
+    parameters: dict[str, int]
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -116,7 +117,8 @@ def _decode(request: Any) -> Seen:
             continue
         values = struct.unpack(f"<{count}{formats[tensor.datatype]}", raw)
         inputs[tensor.name] = list(values) if tensor.name == "input_ids" else values[0]
-    return Seen(request.model_name, inputs, request.id)
+    parameters = {name: value.int64_param for name, value in request.parameters.items()}
+    return Seen(request.model_name, inputs, request.id, parameters)
 
 
 def _strings(raw: bytes) -> list[str]:

@@ -113,6 +113,17 @@ def test_parameters_reach_the_engine(client: openai.OpenAI, triton: FakeTriton) 
     }
 
 
+def test_priority_and_the_time_left_reach_the_engine(client: openai.OpenAI, triton: FakeTriton) -> None:
+    for priority in (-100, 0, 7):
+        client.chat.completions.create(model="lab", messages=USER, n=2, extra_body={"priority": priority})
+    assert [seen.inputs.get("priority") for seen in triton.seen] == [-100] * 2 + [None] * 2 + [7] * 2
+    # Of the 600 s of `total_seconds`.
+    assert all(500e6 < seen.parameters["timeout"] <= 600e6 for seen in triton.seen)
+    with pytest.raises(openai.BadRequestError, match="priority") as caught:
+        client.completions.create(model="lab", prompt="x", extra_body={"priority": 101})
+    assert caught.value.param == "priority"
+
+
 def test_chat_without_a_limit_may_fill_the_context(client: openai.OpenAI, triton: FakeTriton) -> None:
     client.chat.completions.create(model="lab", messages=USER)
     seen = triton.seen[0]

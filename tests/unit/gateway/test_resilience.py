@@ -131,6 +131,9 @@ def test_a_request_that_has_shown_nothing_is_sent_again(
     )
     assert "".join(parts) == "Hello"
     assert len(triton.seen) == 3
+    # The pauses between the tries are taken from the request's time.
+    left = [seen.parameters["timeout"] for seen in triton.seen]
+    assert left[0] - left[1] >= 25_000 and left[1] - left[2] >= 50_000
     assert 'throughline_upstream_retries_total{model_name="lab"} 2.0' in httpx.get(f"{gateway.url}/metrics").text
 
 
