@@ -58,6 +58,8 @@ class GatewayTimeouts(StrictModel):
         total_seconds: For a whole request.
         drain_seconds: For running requests after SIGTERM.
         keep_alive_seconds: For an idle client connection.
+        sse_keep_alive_seconds: Without a token, after which a stream sends a comment, so that proxies keep it open; 0
+            for never. The status is 200 from the first one on, and a later error is the stream's last event.
     """
 
     body_seconds: float = Field(default=30.0, gt=0)
@@ -67,6 +69,7 @@ class GatewayTimeouts(StrictModel):
     total_seconds: float = Field(default=600.0, gt=0)
     drain_seconds: float = Field(default=30.0, gt=0)
     keep_alive_seconds: int = Field(default=75, ge=1)
+    sse_keep_alive_seconds: float = Field(default=15.0, ge=0)
 
 
 class UpstreamSettings(StrictModel):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
+from throughline.contracts.gateway import GatewayTimeouts
 from throughline.gateway.admission import Admission
 from throughline.gateway.choices import ChoiceRun
 from throughline.gateway.errors import ApiError, timed_out
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 
 async def answer(
-    exchange: Exchange, job: Job, admission: Admission, *, total_seconds: float, prepare_seconds: float
+    exchange: Exchange, job: Job, admission: Admission, timeouts: GatewayTimeouts, *, prepare_seconds: float
 ) -> None:
     """Admits, runs and answers a job; leaves nothing running in the engine, however it ends.
 
@@ -31,7 +32,7 @@ async def answer(
         exchange: The client.
         job: What to run.
         admission: Where it counts.
-        total_seconds: Limit of the whole run.
+        timeouts: Limits in time.
         prepare_seconds: How long it took to make the job, for the metrics.
 
     Raises:
@@ -45,13 +46,14 @@ async def answer(
     metrics.prepare.observe(prepare_seconds)
     metrics.running += count
     entered = time.perf_counter()
+    total_seconds = timeouts.total_seconds
     deadline = entered + total_seconds
     runs = [ChoiceRun(exchange, job, choice, deadline) for choice in job.choices]
     watcher = asyncio.create_task(_abort_when_gone(exchange, runs))
     reasons: Sequence[str] = ("error",)
     try:
         async with asyncio.timeout(total_seconds + _UNREAD_SECONDS):
-            reasons = await _run(exchange, job, runs)
+            reasons = await _run(exchange, job, runs, timeouts.sse_keep_alive_seconds)
     except (ClientGoneError, asyncio.CancelledError) as error:
         reasons = ("abort",)
         if isinstance(error, asyncio.CancelledError):
@@ -89,7 +91,7 @@ def _completion_tokens(runs: Sequence[ChoiceRun]) -> int:
     return sum(run.tokens.completion_tokens for run in runs)
 
 
-async def _run(exchange: Exchange, job: Job, runs: Sequence[ChoiceRun]) -> Sequence[str]:
+async def _run(exchange: Exchange, job: Job, runs: Sequence[ChoiceRun], keep_alive_seconds: float) -> Sequence[str]:
     """Returns the choices' finish reasons, or `error` for a stream that ended with one."""
     frames = job.choices[0].frames
     if not job.stream:
@@ -102,6 +104,7 @@ async def _run(exchange: Exchange, job: Job, runs: Sequence[ChoiceRun]) -> Seque
         return frames.usage(job.prompt_tokens, _completion_tokens(runs)) if job.include_usage else b""
 
     events = EventStream(exchange, job.model.metrics, len(runs), last)
+    keeper = asyncio.create_task(events.keep_alive(keep_alive_seconds)) if keep_alive_seconds else None
     try:
         return await _together([run.stream(events) for run in runs])
     except ApiError as error:
@@ -109,6 +112,9 @@ async def _run(exchange: Exchange, job: Job, runs: Sequence[ChoiceRun]) -> Seque
             raise
         await events.fail(error)
         return ("error",)
+    finally:
+        if keeper is not None:
+            keeper.cancel()
 
 
 async def _together(runs: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

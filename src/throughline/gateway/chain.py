@@ -97,7 +97,7 @@ class Generate:
 
     def __init__(self, admission: Admission, timeouts: GatewayTimeouts) -> None:
         self._admission = admission
-        self._seconds = timeouts.total_seconds
+        self._timeouts = timeouts
 
     @asynccontextmanager
     async def around(self, call: Call) -> AsyncIterator[None]:
@@ -108,7 +108,7 @@ class Generate:
             call.exchange,
             call.job,
             self._admission,
-            total_seconds=self._seconds,
+            self._timeouts,
             prepare_seconds=time.perf_counter() - call.begun,
         )
         yield

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from throughline.gateway.errors import ApiError
 from throughline.gateway.http import Exchange, Headers
 from throughline.gateway.metrics import ModelMetrics
-from throughline.gateway.sse import DONE, error_event
+from throughline.gateway.sse import DONE, KEEP_ALIVE, error_event
 from throughline.gateway.upstream import TokenStream
 
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
@@ -32,6 +33,7 @@ class EventStream:
         self._has_token = False
         # A writer waits here while the client reads slower than the engine writes.
         self._lock = asyncio.Lock()
+        self._sent_at = time.monotonic()
 
     def first_token(self, tokens: TokenStream) -> None:
         """Counts the time to the first token of a choice if it is the first of all."""
@@ -61,9 +63,20 @@ class EventStream:
     async def fail(self, error: ApiError) -> None:
         """Sends an error as the last event."""
         async with self._lock:
+            self._open = 0
             await self._send(error_event(error.body()), more=False)
 
+    async def keep_alive(self, seconds: float) -> None:
+        """Sends a comment whenever nothing has been sent for so long; ends with the stream."""
+        while self._open:
+            await asyncio.sleep(self._sent_at + seconds - time.monotonic())
+            async with self._lock:
+                # While it waited for its turn others have written, or ended the stream.
+                if self._open and time.monotonic() - self._sent_at >= seconds:
+                    await self._send(KEEP_ALIVE, more=True)
+
     async def _send(self, body: bytes, *, more: bool) -> None:
+        self._sent_at = time.monotonic()
         if not self._exchange.status:
             await self._exchange.start(200, EVENT_STREAM, _HEADERS)
         await self._exchange.chunk(body, more=more)

@@ -11,6 +11,8 @@ from throughline.gateway.logprobs import ScoredToken, chat_logprobs, text_logpro
 from throughline.gateway.toolcalls import Piece
 
 DONE = b"data: [DONE]\n\n"
+# A line that begins with a colon is no event to any client (WHATWG HTML, 9.2.6).
+KEEP_ALIVE = b": keep-alive\n\n"
 CALL_ID_PREFIX = "call_"
 _UNFINISHED = b',"finish_reason":null}]'
 
