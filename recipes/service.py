@@ -34,6 +34,7 @@ class GatewaySettings(StrictModel):
 
     host: str = "127.0.0.1"
     port: int = 8080
+    workers: int = 1
     keys: KeySettings = KeySettings()
     allow_open: bool = False
     unknown_fields: str = "refuse"

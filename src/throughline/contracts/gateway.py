@@ -111,6 +111,7 @@ class GatewaySpec(StrictModel):
     Attributes:
         host: Address to listen on; one beyond loopback needs `keys.store`, or `allow_open`.
         port: Port; 0 takes a free one.
+        workers: Processes that share the port, for more than one core can do; every limit is that of all together.
         keys: See `KeySettings`.
         allow_open: Lets anyone who reaches `host` use the gateway without a key.
         models: At least one, with distinct ids.
@@ -123,6 +124,7 @@ class GatewaySpec(StrictModel):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
+    workers: int = Field(default=1, ge=1, le=64)
     keys: KeySettings = KeySettings()
     allow_open: bool = False
     models: tuple[ModelRoute, ...] = Field(min_length=1)

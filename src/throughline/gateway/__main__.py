@@ -17,6 +17,7 @@ from throughline.contracts.config import parse
 from throughline.contracts.errors import GatewayError, ThroughlineError, UserError
 from throughline.contracts.gateway import GatewaySpec
 from throughline.gateway.server import serve
+from throughline.gateway.workers import Place
 
 _PARENT_SECONDS = 1.0
 
@@ -26,13 +27,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m throughline.gateway", description=__doc__)
     parser.add_argument("--spec", type=Path, required=True, help="GatewaySpec as a JSON file")
     parser.add_argument("--parent", type=int, default=0, help="stop when this process, our parent, has gone")
+    place = parser.add_argument_group("one of several workers, as the first process starts them")
+    place.add_argument("--worker", type=int, help="which one")
+    place.add_argument("--listener", type=int, help="descriptor of the socket that they share")
+    place.add_argument("--board", type=int, help="descriptor of the file in which they count")
     options = parser.parse_args(arguments)
     if options.parent:
         threading.Thread(target=_stop_with_parent, args=(options.parent,), daemon=True).start()
     # Prompts come one by one: handing each to the tokenizer's thread pool and back only costs.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        serve(read_spec(options.spec), on_ready=_ready)
+        found = None if options.worker is None else Place(options.worker, options.listener, options.board)
+        serve(read_spec(options.spec), on_ready=_ready, place=found)
     except ThroughlineError as error:
         if not isinstance(error, UserError):
             traceback.print_exc()

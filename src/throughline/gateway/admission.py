@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from throughline.contracts.gateway import GatewayLimits
+from throughline.gateway.board import Board
 from throughline.gateway.errors import overloaded
 
 _SMOOTHING = 0.2
@@ -10,17 +11,19 @@ _MAX_RETRY_AFTER = 60.0
 
 
 class Admission:
-    """Counts requests and their tokens (prompt plus requested output) from admission to end.
+    """Counts requests and their tokens (prompt plus requested output) from admission to end, over all workers.
+
+    Two workers that look at the same moment may both let the last request in: of n workers n - 1 requests too many, at
+    most, which a lock around every request would cost more than it is worth.
 
     Args:
         limits: See `GatewayLimits`.
+        board: Where the workers count.
     """
 
-    def __init__(self, limits: GatewayLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: GatewayLimits, board: Board) -> None:
+        self._limits, self._board = limits, board
         self._mean_seconds = 1.0
-        self.requests = 0
-        self.tokens = 0
 
     def enter(self, tokens: int, requests: int = 1) -> None:
         """Admits a request that is `requests` to the engine. One that is larger than a limit runs when it is alone.
@@ -28,28 +31,26 @@ class Admission:
         Raises:
             ApiError: 429 with `Retry-After`.
         """
-        limits = self._limits
-        if self.requests and self.requests + requests > limits.max_concurrent_requests:
+        limits, running, taken = self._limits, self._board.requests, self._board.tokens
+        if running and running + requests > limits.max_concurrent_requests:
             raise overloaded(
-                f"{self.requests} of {limits.max_concurrent_requests} requests are running and this one makes "
+                f"{running} of {limits.max_concurrent_requests} requests are running and this one makes "
                 f"{requests}. Try again later.",
-                retry_after=self._wait(),
+                retry_after=self._wait(running),
             )
-        if self.requests and self.tokens + tokens > limits.max_concurrent_tokens:
+        if running and taken + tokens > limits.max_concurrent_tokens:
             raise overloaded(
-                f"{self.tokens} of {limits.max_concurrent_tokens} tokens are taken and this request needs "
+                f"{taken} of {limits.max_concurrent_tokens} tokens are taken and this request needs "
                 f"{tokens}. Try again later.",
-                retry_after=self._wait(),
+                retry_after=self._wait(running),
             )
-        self.requests += requests
-        self.tokens += tokens
+        self._board.admit(requests, tokens)
 
     def leave(self, tokens: int, seconds: float, requests: int = 1) -> None:
         """Gives back what `enter` took, after the request ran for `seconds`."""
-        self.requests -= requests
-        self.tokens -= tokens
+        self._board.admit(-requests, -tokens)
         self._mean_seconds += _SMOOTHING * (seconds - self._mean_seconds)
 
-    def _wait(self) -> float:
+    def _wait(self, running: int) -> float:
         """Expected seconds until a running request ends."""
-        return min(_MAX_RETRY_AFTER, self._mean_seconds / max(1, self.requests))
+        return min(_MAX_RETRY_AFTER, self._mean_seconds / max(1, running))

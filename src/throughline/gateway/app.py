@@ -12,12 +12,13 @@ from throughline.contracts.gateway import GatewaySpec
 from throughline.gateway import openapi
 from throughline.gateway.access import Access
 from throughline.gateway.admission import Admission
+from throughline.gateway.board import Board
 from throughline.gateway.call import Call, Handler
 from throughline.gateway.chain import Chains
 from throughline.gateway.errors import ApiError, bad_request, server_error, unavailable
 from throughline.gateway.http import Exchange, Receive, Scope, Send
 from throughline.gateway.jobs import Job, chat_job, completion_job
-from throughline.gateway.metrics import CONTENT_TYPE, GatewayMetrics
+from throughline.gateway.metrics import CONTENT_TYPE, GatewayMetrics, row_length
 from throughline.gateway.schemas import BodyDecoder
 from throughline.gateway.served import ServedModels
 from throughline.gateway.store import StoreError
@@ -38,10 +39,12 @@ class GatewayApp:
         startup_error: Why the key store could not be opened, empty if it could.
     """
 
-    def __init__(self, spec: GatewaySpec) -> None:
-        self.metrics = GatewayMetrics(route.id for route in spec.models)
+    def __init__(self, spec: GatewaySpec, board: Board | None) -> None:
+        board = board or Board.alone(row_length(len(spec.models)))
+        self.metrics = GatewayMetrics([route.id for route in spec.models], board)
+        self.metrics.start_over()
         self.models = ServedModels(spec, self.metrics)
-        self.admission = Admission(spec.limits)
+        self.admission = Admission(spec.limits, board)
         self._decoder = BodyDecoder(strict=spec.unknown_fields == "refuse")
         self._document = openapi.document(strict=spec.unknown_fields == "refuse", keys=spec.keys.store is not None)
         self.access = None if spec.keys.store is None else Access(spec.keys, spec.keys.store)
@@ -201,8 +204,12 @@ class GatewayApp:
         logger.log(level, "request", extra={"fields": fields})
 
 
-def create_app(spec: GatewaySpec) -> GatewayApp:
+def create_app(spec: GatewaySpec, board: Board | None = None) -> GatewayApp:
     """The gateway as an ASGI application; connections open with its lifespan.
+
+    Args:
+        spec: See `GatewaySpec`.
+        board: Where the workers count; None for a gateway of one process.
 
     Routes: `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/v1/models/{id}`, `/tokenize`,
     `/detokenize`, `/openapi.json`, `/health` (this process lives), `/health/ready` (a token of every model came
@@ -214,4 +221,4 @@ def create_app(spec: GatewaySpec) -> GatewayApp:
         ConfigError: If its `engine.json` does not validate.
         GatewayError: If it lacks a tokenizer or has a broken chat template.
     """
-    return GatewayApp(spec)
+    return GatewayApp(spec, board)

@@ -95,20 +95,23 @@ class ChoiceRun:
         return reason
 
     async def _first_message(self) -> TokenStream:
-        guard, attempt = self._job.model.guard, 0
+        guard, metrics, attempt = self._job.model.guard, self._job.model.metrics, 0
         while True:
             try:
                 await self.tokens.send(self._request())
                 await self.tokens.read()
             except ApiError as error:
                 guard.failed(error)
+                metrics.breaker_open = guard.is_open
                 pause = guard.pause(error, attempt)
                 if pause is None:
                     raise
             else:
                 guard.succeeded()
+                metrics.breaker_open = guard.is_open
                 return self.tokens
             attempt += 1
+            metrics.retries += 1
             await self.close()
             await asyncio.sleep(pause)
             self.tokens = self._start()

@@ -1,15 +1,16 @@
-"""Metrics under vLLM's and OpenTelemetry `gen_ai` names, counted without locks in the one event loop."""
+"""Metrics under vLLM's and OpenTelemetry `gen_ai` names, counted without locks and added up over the workers."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+
+from throughline.gateway.board import Board, Number, Row
+from throughline.gateway.openapi import ERROR_STATUSES, OPERATIONS
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
-
-    from throughline.gateway.resilience import Guard
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40)
@@ -17,7 +18,24 @@ _PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.
 _REQUEST = (0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
 _PREPARE = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
-_FAILURES = frozenset({"abort", "error"})
+_TALLIES = {
+    "time_to_first_token": _FIRST_TOKEN,
+    "engine_first_token": _FIRST_TOKEN,
+    "framework_first_token": _FIRST_TOKEN,
+    "inter_token_latency": _PER_TOKEN,
+    "time_per_output_token": _PER_TOKEN,
+    "e2e_latency": _REQUEST,
+    "request_prompt_tokens": _TOKENS,
+    "request_generation_tokens": _TOKENS,
+    "prepare": _PREPARE,
+}
+_SUCCESSES = ("stop", "length", "tool_calls")
+_REASONS = (*_SUCCESSES, "abort", "error")
+_ROUTES = (*dict.fromkeys(operation.path for operation in OPERATIONS), "unknown")
+# 0 for a client that left before its answer.
+_STATUSES = (0, 200, *ERROR_STATUSES)
+_PLAIN_NUMBERS = 5
+_MODEL_LENGTH = _PLAIN_NUMBERS + len(_REASONS) + sum(len(bounds) + 2 for bounds in _TALLIES.values())
 
 
 class Tally:
@@ -25,53 +43,80 @@ class Tally:
 
     Args:
         bounds: Upper bounds of the buckets, ascending, without infinity.
+        row: Where its numbers are: a count for each bucket and for infinity, and the sum.
     """
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_bounds", "_numbers")
 
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+    def __init__(self, bounds: tuple[float, ...], row: Row) -> None:
+        self._bounds = bounds
+        self._numbers = row.take(len(bounds) + 2)
+
+    @property
+    def total(self) -> float:
+        """The sum of what was observed."""
+        return self._numbers[-1]
 
     def observe(self, value: float, times: int = 1) -> None:
         """Counts `value` as seen `times` times."""
-        self.counts[bisect_left(self.bounds, value)] += times
-        self.total += value * times
+        self._numbers[bisect_left(self._bounds, value)] += times
+        self._numbers[-1] += value * times
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative counts by upper bound, as Prometheus wants them."""
-        running = 0
+        running = 0.0
         out: list[tuple[str, float]] = []
-        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+        for bound, count in zip((*self._bounds, float("inf")), self._numbers[:-1], strict=True):
             running += count
             out.append(("+Inf" if bound == float("inf") else str(float(bound)), running))
         return out
 
 
 class ModelMetrics:
-    """What is counted for one model."""
+    """What is counted for one model, in the numbers of a row.
 
-    def __init__(self, model: str) -> None:
+    Attributes:
+        model: Its id.
+        running: Requests in the engine; each choice is one.
+        breaker_open: 1 while the circuit breaker keeps requests away.
+        prompt_tokens: Prompt tokens.
+        generation_tokens: Generated tokens.
+        retries: Requests that were sent again.
+    """
+
+    running = Number(0)
+    breaker_open = Number(1)
+    prompt_tokens = Number(2)
+    generation_tokens = Number(3)
+    retries = Number(4)
+
+    def __init__(self, model: str, row: Row) -> None:
         self.model = model
-        self.running = 0
-        self.prompt_tokens = 0
-        self.generation_tokens = 0
-        self.finished: dict[str, int] = {}
-        self.time_to_first_token = Tally(_FIRST_TOKEN)
-        self.engine_first_token = Tally(_FIRST_TOKEN)
-        self.framework_first_token = Tally(_FIRST_TOKEN)
-        self.inter_token_latency = Tally(_PER_TOKEN)
-        self.time_per_output_token = Tally(_PER_TOKEN)
-        self.e2e_latency = Tally(_REQUEST)
-        self.request_prompt_tokens = Tally(_TOKENS)
-        self.request_generation_tokens = Tally(_TOKENS)
-        self.prepare = Tally(_PREPARE)
-        self.guard: Guard | None = None
+        self.numbers = row.take(_PLAIN_NUMBERS)
+        self._finished = row.take(len(_REASONS))
+        tallies = {name: Tally(bounds, row) for name, bounds in _TALLIES.items()}
+        self.time_to_first_token = tallies["time_to_first_token"]
+        self.engine_first_token = tallies["engine_first_token"]
+        self.framework_first_token = tallies["framework_first_token"]
+        self.inter_token_latency = tallies["inter_token_latency"]
+        self.time_per_output_token = tallies["time_per_output_token"]
+        self.e2e_latency = tallies["e2e_latency"]
+        self.request_prompt_tokens = tallies["request_prompt_tokens"]
+        self.request_generation_tokens = tallies["request_generation_tokens"]
+        self.prepare = tallies["prepare"]
 
     def finish(self, reason: str) -> None:
-        """Counts the end of a request: `stop`, `length`, `tool_calls`, `abort` or `error`."""
-        self.finished[reason] = self.finished.get(reason, 0) + 1
+        """Counts the end of a choice (`stop`, `length`, `tool_calls`) or of a request (`abort`, `error`)."""
+        self._finished[_REASONS.index(reason)] += 1
+
+    def finished(self) -> Iterator[tuple[str, float]]:
+        """Yields the reasons there were, and how often."""
+        yield from ((reason, count) for reason, count in zip(_REASONS, self._finished, strict=True) if count)
+
+
+def row_length(models: int) -> int:
+    """Numbers of one worker that serves so many models."""
+    return models * _MODEL_LENGTH + len(_ROUTES) * len(_STATUSES)
 
 
 class GatewayMetrics:
@@ -79,23 +124,31 @@ class GatewayMetrics:
 
     Args:
         models: Ids of the served models.
+        board: The workers' numbers; None for a gateway of one process.
+        row: Which of them; our own by default.
     """
 
-    def __init__(self, models: Iterable[str]) -> None:
-        self.models = {model: ModelMetrics(model) for model in models}
-        self.responses: dict[tuple[str, int], int] = {}
+    def __init__(self, models: Sequence[str], board: Board | None = None, row: Row | None = None) -> None:
+        self._board = board or Board.alone(row_length(len(models)))
+        row = row or self._board.row()
+        self.models = {model: ModelMetrics(model, row) for model in models}
+        self._responses = row.take(len(_ROUTES) * len(_STATUSES))
+
+    def start_over(self) -> None:
+        """Says that nothing runs, as a worker does that takes the place of one that died."""
+        for model in self.models.values():
+            model.running = model.breaker_open = 0
 
     def count_response(self, route: str, status: int) -> None:
         """Counts an HTTP answer; `route` is a pattern, never a client's own path."""
-        key = (route, status)
-        self.responses[key] = self.responses.get(key, 0) + 1
+        self._responses[_ROUTES.index(route) * len(_STATUSES) + _STATUSES.index(status)] += 1
 
     def expose(self) -> bytes:
         """The text that Prometheus scrapes."""
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.registry import Collector
 
-        metrics = self
+        metrics = GatewayMetrics(list(self.models), self._board, self._board.sums())
 
         class _Collector(Collector):
             def collect(self) -> Iterator[Metric]:
@@ -126,22 +179,23 @@ class GatewayMetrics:
             "throughline_upstream_retries", "Requests that were sent to the engine again.", labels=label
         )
         breaker = GaugeMetricFamily(
-            "throughline_circuit_breaker_open", "1 while requests are kept from a failing engine.", labels=label
+            "throughline_circuit_breaker_open", "Workers that keep requests from a failing engine.", labels=label
         )
         for model in self.models.values():
-            if model.guard is not None:
-                retries.add_metric([model.model], model.guard.retries)
-                breaker.add_metric([model.model], model.guard.is_open)
+            retries.add_metric([model.model], model.retries)
+            breaker.add_metric([model.model], model.breaker_open)
             running.add_metric([model.model], model.running)
             prompt.add_metric([model.model], model.prompt_tokens)
             generation.add_metric([model.model], model.generation_tokens)
-            for reason, count in model.finished.items():
-                (failed if reason in _FAILURES else success).add_metric([model.model, reason], count)
+            for reason, count in model.finished():
+                (success if reason in _SUCCESSES else failed).add_metric([model.model, reason], count)
         yield from (running, prompt, generation, success, failed, retries, breaker)
         yield from self._histograms()
         http = CounterMetricFamily("throughline_http_responses", "HTTP answers.", labels=["route", "status"])
-        for (route, status), count in self.responses.items():
-            http.add_metric([route, str(status)], count)
+        labels = ([route, str(status)] for route in _ROUTES for status in _STATUSES)
+        for values, count in zip(labels, self._responses, strict=True):
+            if count:
+                http.add_metric(values, count)
         yield http
 
     def _histograms(self) -> Iterator[Metric]:

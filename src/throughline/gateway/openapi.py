@@ -223,6 +223,7 @@ _REASONS = {
     503: "The engine or the key store is away.",
     504: "The engine took too long.",
 }
+ERROR_STATUSES = tuple(_REASONS)
 _REF = "#/components/schemas/{name}"
 
 

@@ -106,5 +106,4 @@ def _served(route: ModelRoute, metrics: ModelMetrics, upstream: TritonUpstream, 
     facts = load_facts(route.engine_dir)
     encoder = PromptEncoder(route.engine_dir, max_seq_len=facts.max_seq_len)
     fingerprint = f"fp_{facts.digest[:12]}_{facts.precision}"
-    metrics.guard = guard
     return ServedModel(route.id, route.triton_model, facts, encoder, metrics, upstream, guard, fingerprint)

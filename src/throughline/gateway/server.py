@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from throughline.contracts.errors import GatewayError
 from throughline.contracts.gateway import GatewaySpec
 from throughline.gateway import logs
-from throughline.gateway.app import create_app
+from throughline.gateway.app import GatewayApp, create_app
+from throughline.gateway.workers import Place, supervise
 
 if TYPE_CHECKING:
     import uvicorn
@@ -22,17 +23,23 @@ _BACKLOG = 1024
 
 
 def serve(
-    spec: GatewaySpec, *, on_ready: Callable[[str], None] | None = None, log_stream: TextIO | None = None
+    spec: GatewaySpec,
+    *,
+    on_ready: Callable[[str], None] | None = None,
+    log_stream: TextIO | None = None,
+    place: Place | None = None,
 ) -> None:
     """Serves until SIGINT or SIGTERM, then refuses new requests and lets running ones end.
 
     Running requests get `drain_seconds`; what is left is cut off, and a second SIGINT does so at once.
-    Outside the main thread signals are not seen.
+    Outside the main thread signals are not seen. With several `spec.workers` this process only watches over them, and
+    their log goes to standard error.
 
     Args:
         spec: What to serve and where.
         on_ready: Called once with `http://host:port` when requests are accepted.
         log_stream: Where log lines go; standard error if None.
+        place: Which of several workers this process is.
 
     Raises:
         EngineError: If an engine folder is none.
@@ -40,12 +47,22 @@ def serve(
         GatewayError: If the address or the key store cannot be used, or a folder lacks what a prompt needs.
         MissingDependencyError: If the key store needs a package that is not there.
     """
+    logs.configure(spec.log_format, log_stream)
+    if place is not None:
+        listener = socket.socket(fileno=place.listener)
+        _serve(create_app(spec, place.board(spec)), spec, listener, on_ready)
+    elif spec.workers > 1:
+        listener = _listen(spec.host, spec.port)
+        supervise(spec, listener, lambda: on_ready(_url(listener)) if on_ready is not None else None)
+    else:
+        app = create_app(spec)
+        _serve(app, spec, _listen(spec.host, spec.port), on_ready)
+
+
+def _serve(app: GatewayApp, spec: GatewaySpec, listener: socket.socket, on_ready: Callable[[str], None] | None) -> None:
     import uvicorn
     import uvloop
 
-    logs.configure(spec.log_format, log_stream)
-    app = create_app(spec)
-    listener = _listen(spec.host, spec.port)
     config = uvicorn.Config(
         app,
         http="httptools",
