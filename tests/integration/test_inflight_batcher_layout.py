@@ -14,14 +14,18 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+import openai
 import pytest
 
 from throughline import engines
 from throughline.contracts.engine import EngineSpec, SamplingParams
+from throughline.contracts.gateway import GatewaySpec, ModelRoute
 from throughline.contracts.gpu_serving import GpuServeSpec
 from throughline.contracts.serving import ServeSpec
 from throughline.documents import ModelConfigFile
+from throughline.gateway import GatewayProcess
 from throughline.triton.client import TritonClient
 from throughline.triton.gpu import ServedEngine, write_inflight_batcher
 from throughline.triton.model_config import to_text
@@ -279,6 +283,67 @@ def test_the_ensemble_streams(served: Served) -> None:
     pieces = [result.as_numpy("text_output").reshape(-1)[0].decode() for result in found]
     assert len(pieces) > 8 and "\ufffd" not in pieces[-1]
     assert "".join(pieces).encode("ascii", "ignore") == whole.encode("ascii", "ignore")
+
+
+@pytest.fixture(scope="module")
+def gateway(served: Served, tiny_engine: Path) -> Iterator[GatewayProcess]:
+    routes = tuple(
+        ModelRoute(id=model, upstream=served.grpc, triton_model=model, engine_dir=tiny_engine, contract="bls")
+        for model in MODELS
+    )
+    with GatewayProcess(GatewaySpec(port=0, models=routes)) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def stock(gateway: GatewayProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=DEADLINE_SECONDS) as client:
+        yield client
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_gateway_serves_it(
+    stock: openai.OpenAI, expected: Callable[[int], tuple[list[int], str]], model: str
+) -> None:
+    ids, whole = expected(24)
+    answer = stock.completions.create(model=model, prompt=TEXT, max_tokens=24, temperature=0)
+    assert answer.choices[0].text == whole
+    assert answer.usage and 0 < answer.usage.completion_tokens <= len(ids)
+    [sampled] = stock.completions.create(model=model, prompt=TEXT, max_tokens=8, temperature=0.9, seed=11).choices
+    assert (
+        sampled.text
+        == stock.completions.create(model=model, prompt=TEXT, max_tokens=8, temperature=0.9, seed=11).choices[0].text
+    )
+
+
+def test_the_gateway_streams_it(stock: openai.OpenAI, expected: Callable[[int], tuple[list[int], str]]) -> None:
+    chunks = list(
+        stock.completions.create(model="tensorrt_llm_bls", prompt=TEXT, max_tokens=60, temperature=0, stream=True, n=2)
+    )
+    texts = {0: "", 1: ""}
+    for chunk in chunks:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert texts == {0: expected(60)[1], 1: expected(60)[1]}
+    assert len(chunks) > 40
+
+
+def test_the_gateway_passes_on_that_its_client_has_gone(
+    served: Served, gateway: GatewayProcess, stock: openai.OpenAI
+) -> None:
+    headers = {"x-request-id": "gateway-leaver"}
+    with stock.completions.create(
+        model="tensorrt_llm_bls", prompt=TEXT, max_tokens=450, temperature=0, stream=True, extra_headers=headers
+    ) as stream:
+        next(iter(stream))
+    last = served.wait_for("gateway-leaver", "reason")
+    assert last["reason"] == "stopped by request" and last["tokens"] < 450
+    assert httpx.get(f"{gateway.url}/health/ready", timeout=DEADLINE_SECONDS).status_code == 200
+
+
+def test_the_gateway_refuses_what_the_contract_lacks(stock: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="contract 'bls'"):
+        stock.completions.create(model="tensorrt_llm_bls", prompt=TEXT, logprobs=0)
 
 
 def test_without_decoupled_answers_come_in_one_piece(

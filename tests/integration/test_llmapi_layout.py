@@ -1,4 +1,4 @@
-"""The same request through both contracts of TensorRT-LLM on a real Triton: BLS and `llmapi`."""
+"""The same request through both contracts of TensorRT-LLM on a real Triton (BLS, `llmapi`), and through the gateway."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openai
 import pytest
 
+from throughline.contracts.gateway import GatewaySpec, ModelRoute
 from throughline.contracts.serving import ServeSpec
+from throughline.gateway import GatewayProcess
 from throughline.migration.contract import MOVES
 from throughline.triton import repository
 from throughline.triton.client import InferenceError, TritonClient
@@ -21,16 +25,31 @@ NAMES = {move.name: move.target for move in MOVES if move.kind == "input" and mo
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory, tiny_engine: Path) -> Iterator[TritonClient]:
+def address(tmp_path_factory: pytest.TempPathFactory, tiny_engine: Path) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("layouts")
     specs = {"bls": ServeSpec(), "llmapi": ServeSpec(layout="llmapi")}
     for name, spec in specs.items():
         repository.render(folder / "repository", name, tiny_engine, spec)
-    with (
-        TritonServer(folder / "repository", list(specs), specs["bls"], run_dir=folder / "run") as server,
-        TritonClient(server.grpc_url, timeout_seconds=30.0) as connected,
-    ):
+    with TritonServer(folder / "repository", list(specs), specs["bls"], run_dir=folder / "run") as server:
+        yield server.grpc_url
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[TritonClient]:
+    with TritonClient(address, timeout_seconds=30.0) as connected:
         yield connected
+
+
+@pytest.fixture(scope="module")
+def gateway(address: str, tiny_engine: Path) -> Iterator[GatewayProcess]:
+    """The same engine under three contracts; the model `bls` speaks ours too."""
+    routes = (
+        ModelRoute(id="own", upstream=address, triton_model="bls", engine_dir=tiny_engine),
+        ModelRoute(id="bls", upstream=address, triton_model="bls", engine_dir=tiny_engine, contract="bls"),
+        ModelRoute(id="llmapi", upstream=address, triton_model="llmapi", engine_dir=tiny_engine, contract="llmapi"),
+    )
+    with GatewayProcess(GatewaySpec(port=0, models=routes)) as process:
+        yield process
 
 
 def translated(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -93,3 +112,44 @@ def test_what_the_engine_does_not_have_is_an_error(client: TritonClient, inputs:
 def test_a_request_without_a_prompt_is_an_error(client: TritonClient) -> None:
     with pytest.raises(InferenceError, match="text_input"):
         list(client.stream("llmapi", {"sampling_param_max_tokens": 4}))
+
+
+@pytest.mark.parametrize("fields", [{"temperature": 0}, {"temperature": 0.8, "seed": 7, "top_p": 0.9, "n": 2}])
+@pytest.mark.parametrize("contract", ["bls", "llmapi"])
+def test_the_gateway_gives_the_same_answer_by_every_contract(
+    gateway: GatewayProcess, contract: str, fields: dict[str, Any]
+) -> None:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=30) as stock:
+
+        def ask(model: str, **more: Any) -> Any:
+            messages: Any = [{"role": "user", "content": TEXT}]
+            return stock.chat.completions.create(model=model, messages=messages, max_tokens=12, **fields, **more)
+
+        own, other = ask("own"), ask(contract)
+        texts = [choice.message.content for choice in own.choices]
+        assert [choice.message.content for choice in other.choices] == texts and all(texts)
+        assert other.usage.prompt_tokens == own.usage.prompt_tokens
+        assert 0 < other.usage.completion_tokens <= 12 * len(texts)
+        streamed = [""] * len(texts)
+        reasons = [None] * len(texts)
+        for chunk in ask(contract, stream=True):
+            for choice in chunk.choices:
+                streamed[choice.index] += choice.delta.content or ""
+                reasons[choice.index] = choice.finish_reason or reasons[choice.index]
+        assert streamed == texts
+        assert reasons == [choice.finish_reason for choice in own.choices]
+
+
+@pytest.mark.parametrize("contract", ["bls", "llmapi"])
+def test_the_gateway_ends_at_a_stop_string_of_every_contract(gateway: GatewayProcess, contract: str) -> None:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=30) as stock:
+        whole = stock.completions.create(model="own", prompt=TEXT, max_tokens=24, temperature=0).choices[0].text
+        stop = whole[6:8]
+        found = stock.completions.create(model=contract, prompt=TEXT, max_tokens=24, temperature=0, stop=stop).choices[
+            0
+        ]
+        assert (found.text, found.finish_reason) == (whole[: whole.index(stop)], "stop")
+
+
+def test_the_gateway_is_ready_when_every_contract_gives_a_token(gateway: GatewayProcess) -> None:
+    assert httpx.get(f"{gateway.url}/health/ready", timeout=30).status_code == 200

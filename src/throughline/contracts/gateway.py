@@ -19,12 +19,18 @@ class ModelRoute(StrictModel):
         upstream: `host:port` of Triton's gRPC endpoint.
         triton_model: Name of the engine model on Triton.
         engine_dir: Engine folder with `engine.json`, `tokenizer.json` and the chat template.
+        contract: What the engine model speaks: ours (token ids in, counts out), that of TensorRT-LLM's
+            `tensorrt_llm_bls` and `ensemble`, or that of its `llmapi` layout. The last two read and write text alone.
+        add_special_tokens: Whether such an engine's tokenizer puts its own tokens around the text; None for what the
+            layout does by default, which is no for `bls` as we render it and yes for `llmapi`.
     """
 
     id: str = Field(min_length=1)
     upstream: str = Field(default="127.0.0.1:8001", pattern=r"^[^/\s]+:\d+$")
     triton_model: str = Field(min_length=1)
     engine_dir: Path
+    contract: Literal["throughline", "bls", "llmapi"] = "throughline"
+    add_special_tokens: bool | None = None
 
 
 class GatewayLimits(StrictModel):

@@ -34,7 +34,7 @@ class Admission:
         limits, running, taken = self._limits, self._board.requests, self._board.tokens
         if running and running + requests > limits.max_concurrent_requests:
             raise overloaded(
-                f"{running} of {limits.max_concurrent_requests} requests are running and this one makes "
+                f"{running} requests are running, the limit is {limits.max_concurrent_requests}, and this one makes "
                 f"{requests}. Try again later.",
                 retry_after=self._wait(running),
             )

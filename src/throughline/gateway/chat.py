@@ -131,8 +131,9 @@ class PromptEncoder:
         if self._tokenizer.normalizer is not None:
             self._longest *= _MOST_NORMALIZED
         config = _read_config(engine_dir / "tokenizer_config.json")
-        source = _template_source(engine_dir, config)
-        self.template = None if source is None else ChatTemplate(source, _special_tokens(engine_dir, config))
+        source, special = _template_source(engine_dir, config), _special_tokens(engine_dir, config)
+        self._start_token = special.get("bos_token", "")
+        self.template = None if source is None else ChatTemplate(source, special)
         added = self._tokenizer.get_added_tokens_decoder().values()
         self.writes_calls = self.template is not None and _writes_calls(self.template)
         # Some families do not flag their tool-call tags as special, though templates write them.
@@ -161,20 +162,35 @@ class PromptEncoder:
         Raises:
             ApiError: 400 when there is no template, it refuses the messages, or a text has no UTF-8 form.
         """
-        if self.template is None:
-            raise bad_request(
-                "This model has no chat template: use /v1/completions.",
-                param="messages",
-                code="no_chat_template",
-            )
         if not any_size:
             self._check_size(sum(len(message.get("content") or "") for message in messages), "messages")
-        mark = self._guard.mark
-        text = self.template.render(mark(messages), mark(tools), add_generation_prompt=add_generation_prompt)
-        parts = self._guard.cut(text)
+        parts = self._rendered(messages, tools, add_generation_prompt=add_generation_prompt)
         if not any_size:
             self._check_size(sum(map(len, parts)), "messages")
         return await self._encode(parts, add_special_tokens=False)
+
+    def chat_text(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
+        """What `chat` makes token ids of."""
+        return "".join(self._rendered(messages, tools))
+
+    async def text_of(self, ids: list[int], text: str | None, *, add_special_tokens: bool) -> str | None:
+        """A text of which the tokenizer makes just these ids; None if there is none.
+
+        Args:
+            ids: Token ids.
+            text: Where they come from, if from a text.
+            add_special_tokens: Whether the tokenizer puts its own tokens around a text.
+        """
+        start = self._start_token
+        given = await self.decode(ids) if text is None else text
+        for candidate in dict.fromkeys((given, given.removeprefix(start), start + given)):
+            if await self._encode([candidate], add_special_tokens=add_special_tokens) == ids:
+                return candidate
+        return None
+
+    def count(self, text: str) -> int:
+        """Tokens of a text that a model has written."""
+        return len(self._ids([text], add_special_tokens=False))
 
     async def encode(self, text: str, *, add_special_tokens: bool, any_size: bool = False) -> list[int]:
         """Token ids of a text in which special tokens are special; long texts do not hold up the loop.
@@ -194,6 +210,22 @@ class PromptEncoder:
     def token_strings(self, ids: list[int]) -> list[str]:
         """Each token as the vocabulary spells it; empty for an id that the tokenizer does not have."""
         return [self._tokenizer.id_to_token(token) or "" for token in ids]
+
+    def _rendered(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        *,
+        add_generation_prompt: bool = True,
+    ) -> list[str]:
+        """The parts of the prompt, see `LiteralGuard`."""
+        if self.template is None:
+            raise bad_request(
+                "This model has no chat template: use /v1/completions.", param="messages", code="no_chat_template"
+            )
+        mark = self._guard.mark
+        text = self.template.render(mark(messages), mark(tools), add_generation_prompt=add_generation_prompt)
+        return self._guard.cut(text)
 
     def _check_size(self, characters: int, param: str) -> None:
         """Refuses what has more tokens than the context whatever it says: none stands for more than the longest one."""

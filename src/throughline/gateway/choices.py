@@ -12,7 +12,7 @@ from throughline.gateway.http import Exchange
 from throughline.gateway.jobs import Choice, Job
 from throughline.gateway.logprobs import ScoredToken
 from throughline.gateway.toolcalls import Piece
-from throughline.gateway.upstream import ClientGoneError, TokenStream, infer_request
+from throughline.gateway.upstream import Ask, ClientGoneError, TokenStream
 
 
 class ChoiceRun:
@@ -98,7 +98,7 @@ class ChoiceRun:
         guard, metrics, attempt = self._job.model.guard, self._job.model.metrics, 0
         while True:
             try:
-                await self.tokens.send(self._request())
+                await self.tokens.send(await self._request())
                 await self.tokens.read()
             except ApiError as error:
                 guard.failed(error)
@@ -119,19 +119,25 @@ class ChoiceRun:
                 self.tokens.abort(ClientGoneError())
 
     def _start(self) -> TokenStream:
-        model = self._job.model
-        return model.upstream.start(model.triton_model, stream=self._job.stream, seconds=self._seconds_left())
+        model, seconds = self._job.model, self._seconds_left()
+        reader = model.contract.reader(self._ask(seconds))
+        return model.upstream.start(model.triton_model, reader, stream=self._job.stream, seconds=seconds)
 
-    def _request(self) -> Any:
-        job, index = self._job, self.choice.index
-        return infer_request(
-            job.model.triton_model,
-            f"{self._exchange.request_id}-{index}" if index else self._exchange.request_id,
-            self.choice.prompt,
-            self.choice.params,
-            stream=job.stream,
-            priority=job.priority,
-            timeout_seconds=self._seconds_left(),
+    async def _request(self) -> Any:
+        model = self._job.model
+        shape = await model.upstream.shape(model.triton_model, model.contract)
+        return model.contract.request(model.triton_model, self._ask(self._seconds_left()), shape)
+
+    def _ask(self, seconds: float) -> Ask:
+        job, choice = self._job, self.choice
+        return Ask(
+            f"{self._exchange.request_id}-{choice.index}" if choice.index else self._exchange.request_id,
+            choice.prompt,
+            choice.text,
+            choice.params,
+            job.stream,
+            job.priority,
+            seconds,
         )
 
     def _seconds_left(self) -> float:

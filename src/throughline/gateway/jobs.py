@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from throughline.contracts.engine import SamplingParams
+from throughline.gateway.errors import unsupported
 from throughline.gateway.http import Exchange
 from throughline.gateway.params import (
     UINT64_MAX,
     check_choices,
     prompts_of,
+    refuse_lacking,
     sampling,
     template_messages,
     token_prompt,
@@ -32,6 +34,7 @@ class Choice:
     Attributes:
         index: OpenAI's `index`: of prompt p the choices `p * n` to `p * n + n - 1`.
         prompt: Token ids.
+        text: The same as text, where the engine reads that; else empty.
         params: Sampling.
         frames: Its part of the answer.
         parser: Finds tool calls in the text; None where all text is content.
@@ -39,6 +42,7 @@ class Choice:
 
     index: int
     prompt: list[int]
+    text: str
     params: SamplingParams
     frames: ChatFrames | TextFrames
     parser: ToolCallParser | None = None
@@ -84,9 +88,14 @@ async def chat_job(exchange: Exchange, request: ChatRequest, models: ServedModel
     """Reads a chat completion; raises `ApiError` naming the field at fault."""
     model = _model(exchange, request, models)
     n = check_choices(request, prompts=1, limit=models.max_choices)
+    refuse_lacking(request, model.facts, model.contract)
     use = tool_use(request, model.encoder)
-    prompt = await model.encoder.chat(template_messages(request.messages), use.tools)
-    params = sampling(request, model.facts, prompt_tokens=len(prompt), guide=use.guide)
+    messages = template_messages(request.messages)
+    prompt = await model.encoder.chat(messages, use.tools)
+    params = sampling(request, model.facts, model.contract, prompt_tokens=len(prompt), guide=use.guide)
+    text = ""
+    if model.contract.reads_text:
+        text = await _text(model, prompt, model.encoder.chat_text(messages, use.tools), "messages")
     stream, usage = _streaming(request)
     frames = functools.partial(
         ChatFrames,
@@ -97,7 +106,9 @@ async def chat_job(exchange: Exchange, request: ChatRequest, models: ServedModel
         include_usage=usage,
     )
     choices = [
-        Choice(index, prompt, _seeded(params, index), frames(index=index), ToolCallParser() if use.parse else None)
+        Choice(
+            index, prompt, text, _seeded(params, index), frames(index=index), ToolCallParser() if use.parse else None
+        )
         for index in range(n)
     ]
     return Job(model, choices, n, stream, usage, request.priority)
@@ -106,6 +117,7 @@ async def chat_job(exchange: Exchange, request: ChatRequest, models: ServedModel
 async def completion_job(exchange: Exchange, request: CompletionRequest, models: ServedModels) -> Job:
     """Reads a text completion; its prompts are the model's raw input, in which special tokens are special."""
     model = _model(exchange, request, models)
+    refuse_lacking(request, model.facts, model.contract)
     prompts = prompts_of(request)
     n = check_choices(request, prompts=len(prompts), limit=models.max_choices)
     stream, usage = _streaming(request)
@@ -121,10 +133,13 @@ async def completion_job(exchange: Exchange, request: CompletionRequest, models:
     for position, given in enumerate(prompts):
         where = "prompt" if given is request.prompt else f"prompt[{position}]"
         prompt = await token_prompt(given, model.encoder, model.facts.vocab_size, where)
-        params = sampling(request, model.facts, prompt_tokens=len(prompt))
+        params = sampling(request, model.facts, model.contract, prompt_tokens=len(prompt))
+        text = ""
+        if model.contract.reads_text:
+            text = await _text(model, prompt, given if isinstance(given, str) else None, where)
         for number in range(n):
             index = len(choices)
-            choices.append(Choice(index, prompt, _seeded(params, number), frames(index=index)))
+            choices.append(Choice(index, prompt, text, _seeded(params, number), frames(index=index)))
     return Job(model, choices, n, stream, usage, request.priority)
 
 
@@ -135,10 +150,25 @@ def _seeded(params: SamplingParams, number: int) -> SamplingParams:
     return replace(params, seed=(params.seed + number) & UINT64_MAX)
 
 
+async def _text(model: ServedModel, prompt: list[int], text: str | None, where: str) -> str:
+    """The prompt for an engine that reads text: only what becomes the same tokens there may go."""
+    found = await model.encoder.text_of(prompt, text, add_special_tokens=model.contract.adds_special_tokens)
+    if found is None:
+        raise unsupported(
+            where,
+            f"{model.facts.name} reads text (contract '{model.contract.name}'), and no text becomes just these tokens "
+            "there: send no token ids that no text has, and no special token as plain text",
+        )
+    return found
+
+
 def _model(exchange: Exchange, request: GenerationFields, models: ServedModels) -> ServedModel:
     model = models.find(request.model)
     exchange.model = model.id
     exchange.headers.append((b"x-engine-digest", model.facts.engine_digest.encode()))
+    if model.contract.reads_text:
+        # The engine gives no token counts.
+        exchange.headers.append((b"x-usage-counted-by", b"gateway"))
     return model
 
 

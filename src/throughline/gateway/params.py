@@ -16,10 +16,12 @@ from throughline.gateway.errors import bad_request, context_exceeded, unsupporte
 from throughline.gateway.facts import EngineFacts
 from throughline.gateway.guides import format_guide, is_strict
 from throughline.gateway.schemas import ChatRequest, CompletionRequest, GenerationFields, Message
+from throughline.gateway.upstream import Contract
 
 COMPLETION_DEFAULT_MAX_TOKENS = 16
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 UINT64_MAX = 2**64 - 1
+_NEUTRAL = {"min_tokens": 0, "priority": 0, "repetition_penalty": 1.0}
 
 
 @dataclass(frozen=True)
@@ -135,14 +137,32 @@ def check_choices(request: GenerationFields, *, prompts: int, limit: int) -> int
     )
 
 
+def refuse_lacking(request: GenerationFields, facts: EngineFacts, contract: Contract) -> None:
+    """Refuses fields that the engine's contract has no place for.
+
+    Raises:
+        ApiError: 400 naming the field, the engine and why.
+    """
+    for field, why in contract.lacks.items():
+        value = getattr(request, field)
+        if value is not None and value is not False and value != _NEUTRAL.get(field):
+            raise unsupported(field, f"{facts.name} is served by the contract '{contract.name}': {why}")
+
+
 def sampling(
-    request: GenerationFields, facts: EngineFacts, *, prompt_tokens: int, guide: GuidedDecodingParams | None = None
+    request: GenerationFields,
+    facts: EngineFacts,
+    contract: Contract,
+    *,
+    prompt_tokens: int,
+    guide: GuidedDecodingParams | None = None,
 ) -> SamplingParams:
     """Sampling parameters, with the checkpoint's own defaults and the context length checked.
 
     Args:
         request: The request.
         facts: Its engine.
+        contract: What the engine speaks.
         prompt_tokens: Tokens of its prompt.
         guide: What its tools ask for.
 
@@ -153,6 +173,9 @@ def sampling(
     wanted = format_guide(request.response_format)
     if wanted is not None and isinstance(request, ChatRequest) and request.tools and request.tool_choice != "none":
         raise unsupported("response_format", "not beside 'tools': an answer follows one of the two")
+    if (asked := guide or wanted) is not None and (why := contract.guide_refusal(asked)):
+        field = "response_format" if guide is None else "tool_choice"
+        raise unsupported(field, f"{facts.name} is served by the contract '{contract.name}': {why}")
     max_tokens = _max_tokens(request, facts, prompt_tokens)
     if request.min_tokens > max_tokens:
         message = f"'min_tokens' ({request.min_tokens}) is larger than the output limit ({max_tokens})."

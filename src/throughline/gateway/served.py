@@ -13,7 +13,7 @@ from throughline.gateway.errors import ApiError, model_not_found
 from throughline.gateway.facts import EngineFacts, load_facts
 from throughline.gateway.metrics import GatewayMetrics, ModelMetrics
 from throughline.gateway.resilience import Guard
-from throughline.gateway.upstream import TritonUpstream
+from throughline.gateway.upstream import Contract, TritonUpstream, contract_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class ServedModel:
         encoder: Messages to tokens.
         metrics: Its counters.
         upstream: Its Triton server; models on the same server share one.
+        contract: What it speaks.
         guard: Retries and circuit breaker of its deployment.
         fingerprint: `system_fingerprint`: which weights in which precision answered.
     """
@@ -37,6 +38,7 @@ class ServedModel:
     encoder: PromptEncoder
     metrics: ModelMetrics
     upstream: TritonUpstream
+    contract: Contract
     guard: Guard
     fingerprint: str
 
@@ -95,7 +97,11 @@ class ServedModels:
 
     async def not_ready(self) -> ApiError | None:
         """None when a token of every model came out lately or just now, else the 503 that names the others."""
-        away = [model.id for model in self.by_id.values() if not await model.upstream.ready(model.triton_model)]
+        away = [
+            model.id
+            for model in self.by_id.values()
+            if not await model.upstream.ready(model.triton_model, model.contract)
+        ]
         if not away:
             return None
         message = f"Not ready: {', '.join(away)}."
@@ -106,4 +112,5 @@ def _served(route: ModelRoute, metrics: ModelMetrics, upstream: TritonUpstream, 
     facts = load_facts(route.engine_dir)
     encoder = PromptEncoder(route.engine_dir, max_seq_len=facts.max_seq_len)
     fingerprint = f"fp_{facts.digest[:12]}_{facts.precision}"
-    return ServedModel(route.id, route.triton_model, facts, encoder, metrics, upstream, guard, fingerprint)
+    contract = contract_of(route, encoder.count)
+    return ServedModel(route.id, route.triton_model, facts, encoder, metrics, upstream, contract, guard, fingerprint)

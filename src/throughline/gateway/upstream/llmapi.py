@@ -1,0 +1,90 @@
+"""The contract of `tensorrt_llm`, the one model of the `llmapi` layout (TensorRT-LLM 1.2.x and later)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from throughline.contracts.engine import GuidedDecodingParams
+from throughline.gateway.upstream.contract import Ask, ModelShape, Tensors
+from throughline.gateway.upstream.text import TextReader, finish_word
+
+
+class LlmapiContract:
+    """See `Contract`. A checkpoint's own `repetition_penalty` is not sent, for which there is no input.
+
+    Args:
+        adds_special_tokens: Whether `LLM()` puts the tokenizer's own tokens around a text, as it does by default.
+        count: Tokens of a text.
+    """
+
+    name = "llmapi"
+    reads_text = True
+    lacks: Mapping[str, str] = {
+        "logprobs": "its answers have the sum of the log-probabilities alone",
+        "ignore_eos": "it has no input for it",
+        "min_tokens": "it has no input for it",
+        "repetition_penalty": "it has no input for it",
+        "priority": "it has no input for it",
+    }
+
+    def __init__(self, *, adds_special_tokens: bool, count: Callable[[str], int]) -> None:
+        self.adds_special_tokens = adds_special_tokens
+        self._count = count
+
+    def guide_refusal(self, guide: GuidedDecodingParams) -> str:
+        """See `Contract`."""
+        return "it has no guided decoding"
+
+    def request(self, model: str, ask: Ask, shape: ModelShape) -> Any:
+        """See `Contract`."""
+        tensors, params = Tensors(model, ask, batched=shape.batched), ask.params
+        tensors.request.parameters["triton_enable_empty_final_response"].bool_param = True
+        tensors.texts("text_input", ask.text)
+        tensors.flag("streaming", ask.stream)
+        tensors.flag("sampling_param_exclude_input_from_output", True)
+        tensors.flag("return_finish_reason", True)
+        tensors.integer("sampling_param_max_tokens", params.max_tokens)
+        if params.temperature:
+            tensors.number("sampling_param_temperature", params.temperature)
+            # Without top_k and top_p `SamplingParams` is greedy.
+            tensors.number("sampling_param_top_p", params.top_p)
+            if params.top_k:
+                tensors.integer("sampling_param_top_k", params.top_k)
+        else:
+            tensors.integer("sampling_param_top_k", 1)
+        if params.seed is not None:
+            tensors.seed("sampling_param_seed", params.seed)
+        if params.stop:
+            tensors.texts("sampling_param_stop", *params.stop)
+        for name, value in (
+            ("sampling_param_presence_penalty", params.presence_penalty),
+            ("sampling_param_frequency_penalty", params.frequency_penalty),
+        ):
+            if value:
+                tensors.number(name, value)
+        return tensors.request
+
+    def reader(self, ask: Ask) -> LlmapiReader:
+        """See `Contract`."""
+        return LlmapiReader(ask, self._count)
+
+
+class LlmapiReader(TextReader):
+    """Reads NVIDIA's model, whose messages repeat the text so far, and ours, whose messages go on from it.
+
+    NVIDIA's writes the finish reason `None` until there is one, ours nothing.
+    """
+
+    def __init__(self, ask: Ask, count: Callable[[str], int]) -> None:
+        super().__init__(ask, count)
+        self._repeats = False
+        self._seen = 0
+
+    def new_text(self, text: str, outputs: Mapping[str, bytes]) -> str:
+        """See `TextReader`."""
+        self._repeats |= finish_word(outputs) == "None"
+        if not self._repeats:
+            return text
+        new, self._seen = text[self._seen :], len(text)
+        return new

@@ -1,0 +1,125 @@
+"""Answers that are text alone: stop strings are cut and tokens counted here."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from throughline.gateway.errors import timed_out, unavailable
+from throughline.gateway.upstream.contract import Ask, Message
+from throughline.gateway.upstream.faults import protocol_error
+
+_LENGTH = struct.Struct("<I")
+_FINAL = "triton_final_response"
+
+
+class TextReader:
+    """Reads messages with new text, and the end from the finish reason or Triton's final flag.
+
+    The counts are those of the gateway's tokenizer: while a stream runs each message's by itself, at its end that of
+    the whole text. An end token is not text and not counted. Where the engine gives no reason, an answer that has all
+    its tokens ended by `length`, any other by `stop`.
+
+    Args:
+        ask: The request.
+        count: Tokens of a text.
+    """
+
+    def __init__(self, ask: Ask, count: Callable[[str], int]) -> None:
+        self._prompt_tokens, self._max_tokens = len(ask.prompt), ask.params.max_tokens
+        self._stop = StopText(ask.params.stop)
+        self._count = count
+        self._tokens = 0
+        self._shown: list[str] = []
+
+    def take(self, response: Any, message: Message) -> bool:
+        """See `Reader`."""
+        outputs = {output.name: raw for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)}
+        final = bool(response.parameters[_FINAL].bool_param) if _FINAL in response.parameters else False
+        if not outputs and not final:
+            return False
+        if outputs and "text_output" not in outputs:
+            raise protocol_error(f"The engine's answer lacks text_output: has {', '.join(outputs)}.")
+        reason = _reason(outputs)
+        text = self._stop.push(self.new_text(_first(outputs["text_output"]), outputs) if outputs else "")
+        if self._stop.found:
+            message.is_cut = not final and not reason
+            reason = "stop"
+        elif final or reason:
+            text += self._stop.finish()
+        if text:
+            self._shown.append(text)
+            self._tokens += self._count(text)
+        if final or reason:
+            self._tokens = self._count("".join(self._shown))
+            if reason == "length":
+                self._tokens = self._max_tokens
+            message.finish_reason = reason or ("length" if self._tokens >= self._max_tokens else "stop")
+        message.text, message.prompt_tokens, message.completion_tokens = text, self._prompt_tokens, self._tokens
+        return True
+
+    def new_text(self, text: str, outputs: Mapping[str, bytes]) -> str:
+        """What a message's text adds to that of those before it."""
+        return text
+
+
+class StopText:
+    """Ends a text before the first stop string to be completed; of those that end together the longest counts.
+
+    Args:
+        words: The stop strings; empty ones are ignored.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = tuple(sorted({word for word in words if word}, key=len, reverse=True))
+        self._held = ""
+        self.found = False
+
+    def push(self, text: str) -> str:
+        """Adds text and returns what is now certain; nothing after a stop string."""
+        if self.found or not self._words:
+            return "" if self.found else text
+        text = self._held + text
+        ends = [(at + len(word), at) for word in self._words if (at := text.find(word)) >= 0]
+        if ends:
+            self.found, self._held = True, ""
+            return text[: min(ends)[1]]
+        most = min(len(self._words[0]) - 1, len(text))
+        keep = next((size for size in range(most, 0, -1) if self._begins(text[-size:])), 0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def finish(self) -> str:
+        """Returns what was held back; the text has ended."""
+        held, self._held = self._held, ""
+        return held
+
+    def _begins(self, ending: str) -> bool:
+        return any(word.startswith(ending) for word in self._words)
+
+
+def finish_word(outputs: Mapping[str, bytes]) -> str:
+    """The output `finish_reason` as the engine spells it; empty where it has none."""
+    raw = outputs.get("finish_reason")
+    return "" if raw is None else _first(raw)
+
+
+def _reason(outputs: Mapping[str, bytes]) -> str:
+    """`stop` or `length`; empty while there is none, for which NVIDIA's model writes Python's None."""
+    word = finish_word(outputs)
+    if word in ("", "None", "stop", "length"):
+        return word.replace("None", "")
+    if word == "timeout":
+        raise timed_out("The engine ended the request because it took too long.")
+    if word == "cancelled":
+        raise unavailable("The engine cancelled the request.")
+    raise protocol_error(f"The engine ended the request with an unknown reason: {word!r:.40}.")
+
+
+def _first(raw: bytes) -> str:
+    """The first element of a BYTES tensor; further ones are other beams'."""
+    if len(raw) < _LENGTH.size:
+        return ""
+    (size,) = _LENGTH.unpack_from(raw)
+    return str(raw[_LENGTH.size : _LENGTH.size + size], "utf-8", "replace")

@@ -1,0 +1,158 @@
+"""Engine models of one Triton server over `grpc.aio`: one ModelStreamInfer call a request, with its limits in time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from throughline.contracts.engine import SamplingParams
+from throughline.contracts.gateway import GatewayTimeouts
+from throughline.gateway.errors import ApiError, timed_out
+from throughline.gateway.upstream.contract import Ask, Contract, ModelShape, Reader
+from throughline.gateway.upstream.faults import rpc_error
+from throughline.gateway.upstream.stream import TokenStream
+
+_WATCH_SECONDS = 0.1
+# A token this long ago says that the engine works.
+_FRESH_SECONDS = 5.0
+_CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", 64 * 2**20),
+    ("grpc.max_send_message_length", 64 * 2**20),
+    # A restarted server is found again within half a second instead of gRPC's two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # Where a name stands for several servers each request goes to the next one, not all to the first.
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+)
+# Triton reports errors inside a stream as text unless a client asks for gRPC statuses.
+_METADATA = (("triton_grpc_error", "true"),)
+_PROBE = "Hello"
+_UNASKED = ModelShape(batched=False, inputs=frozenset())
+
+
+class TritonUpstream:
+    """Engine models of one Triton server.
+
+    Args:
+        url: `host:port` of its gRPC endpoint; behind a name with several addresses requests take turns.
+        timeouts: Limits in time for every request.
+    """
+
+    def __init__(self, url: str, timeouts: GatewayTimeouts) -> None:
+        self.url = url
+        self._timeouts = timeouts
+        self._streams: dict[TokenStream, float] = {}
+        self._heard: dict[str, float] = {}
+        self._shapes: dict[str, ModelShape] = {}
+        self._probing: dict[str, asyncio.Lock] = {}
+        self._channel: Any = None
+        self._stub: Any = None
+        self._eof: object = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Prepares the channel; it connects by itself when needed."""
+        from grpc import aio
+        from tritonclient.grpc import service_pb2_grpc
+
+        self._eof = aio.EOF  # type: ignore[attr-defined]  # absent from grpc-stubs
+        self._channel = aio.insecure_channel(self.url, options=_CHANNEL_OPTIONS)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Closes the channel; running requests are cancelled."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def ready(self, model: str, contract: Contract) -> bool:
+        """Whether a token of `model` came out lately, or comes out now.
+
+        Triton says that a model is ready whose process is dead or hangs; its own word counts only when it says no.
+        """
+        from grpc import aio
+        from tritonclient.grpc import service_pb2
+
+        request = service_pb2.ModelReadyRequest(name=model)
+        try:
+            answer = await self._stub.ModelReady(request, timeout=self._timeouts.ready_seconds)
+        except aio.AioRpcError:
+            return False
+        # Another version may have come since.
+        self._shapes.pop(model, None)
+        async with self._probing.setdefault(model, asyncio.Lock()):
+            lately = time.perf_counter() - self._heard.get(model, float("-inf")) < _FRESH_SECONDS
+            return bool(answer.ready) and (lately or await self._probe(model, contract))
+
+    async def _probe(self, model: str, contract: Contract) -> bool:
+        params = SamplingParams(max_tokens=1, ignore_eos=not contract.reads_text)
+        # Token id 0 exists in every vocabulary.
+        ask = Ask("ready", [0], _PROBE, params, stream=False)
+        tokens = self.start(model, contract.reader(ask), stream=False, seconds=self._timeouts.ready_seconds)
+        try:
+            async with asyncio.timeout(self._timeouts.ready_seconds):
+                await tokens.send(contract.request(model, ask, await self.shape(model, contract)))
+                while not tokens.finish_reason:
+                    await tokens.read()
+        except (ApiError, TimeoutError):
+            return False
+        finally:
+            await self.finish(tokens)
+        return True
+
+    async def shape(self, model: str, contract: Contract) -> ModelShape:
+        """What Triton says of a model, asked once for one that reads text.
+
+        Raises:
+            ApiError: As `TokenStream.read`.
+        """
+        if not contract.reads_text:
+            return _UNASKED
+        found = self._shapes.get(model)
+        if found is None:
+            from grpc import aio
+            from tritonclient.grpc import service_pb2
+
+            request = service_pb2.ModelMetadataRequest(name=model)
+            try:
+                answer = await self._stub.ModelMetadata(request, timeout=self._timeouts.ready_seconds)
+            except aio.AioRpcError as error:
+                raise rpc_error(error) from None
+            inputs = {tensor.name: len(tensor.shape) for tensor in answer.inputs}
+            found = self._shapes[model] = ModelShape(inputs.get("text_input", 1) > 1, frozenset(inputs))
+        return found
+
+    def start(self, model: str, reader: Reader, *, stream: bool, seconds: float) -> TokenStream:
+        """Opens a call for a request to `model`; the caller sends, reads, and leaves through `finish` in any case.
+
+        Args:
+            model: Name on Triton.
+            reader: Reads its answers.
+            stream: Whether the first token is awaited, and not the whole answer.
+            seconds: How long it may take in all.
+        """
+        call = self._stub.ModelStreamInfer(timeout=seconds, metadata=_METADATA)
+        tokens = TokenStream(call, self._eof, model, self._heard, reader)
+        self._streams[tokens] = self._timeouts.first_token_seconds if stream else seconds
+        return tokens
+
+    async def finish(self, tokens: TokenStream) -> None:
+        """Ends a request in whatever state it is."""
+        self._streams.pop(tokens, None)
+        await tokens.close()
+
+    async def _watch(self) -> None:
+        """One clock for all streams: a timer for each message would cost more than the message."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            now = time.perf_counter()
+            for tokens, first in list(self._streams.items()):
+                limit = self._timeouts.inter_token_seconds if tokens.started else first
+                if tokens.waiting_since and now - tokens.waiting_since > limit:
+                    what = "next" if tokens.started else "first"
+                    tokens.abort(timed_out(f"The engine sent no {what} token within {limit:g} seconds."))
