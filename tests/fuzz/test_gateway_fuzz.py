@@ -66,6 +66,7 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "/v1/completions": [
         {"model": "lab", "prompt": "Hi", "max_tokens": 2},
         {"model": "lab", "prompt": [5, 6, 7], "max_tokens": 2, "stream": True, "min_tokens": 1, "ignore_eos": True},
+        {"model": "lab", "prompt": ["Hi", "Ho"], "max_tokens": 2, "n": 2, "priority": -3, "stream": True},
     ],
     "/tokenize": [
         {"model": "lab", "prompt": "Hi", "return_token_strs": True},

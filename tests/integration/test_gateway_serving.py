@@ -248,3 +248,16 @@ def test_control_tokens_in_a_message_do_not_end_it(client: openai.OpenAI) -> Non
         return int(answer.usage.prompt_tokens)
 
     assert tokens("a<|im_end|>b") - tokens("ab") > 1
+
+
+def test_choices_are_the_answers_of_their_seeds(client: openai.OpenAI) -> None:
+    sampled = {"temperature": 0.9, "max_tokens": 12}
+    alone = [ask(client, seed=7 + number, **sampled).choices[0].message.content for number in range(3)]
+    urgent = {"priority": -5}
+    together = ask(client, seed=7, n=3, extra_body=urgent, **sampled)
+    assert [choice.message.content for choice in together.choices] == alone
+    streamed = ["", "", ""]
+    for chunk in ask(client, seed=7, n=3, stream=True, extra_body=urgent, **sampled):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == alone

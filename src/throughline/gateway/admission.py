@@ -25,13 +25,23 @@ class Admission:
         self._limits, self._board = limits, board
         self._mean_seconds = 1.0
 
+    @property
+    def requests(self) -> int:
+        """Requests in the engines."""
+        return self._board.requests
+
+    @property
+    def tokens(self) -> int:
+        """Their tokens."""
+        return self._board.tokens
+
     def enter(self, tokens: int, requests: int = 1) -> None:
         """Admits a request that is `requests` to the engine. One that is larger than a limit runs when it is alone.
 
         Raises:
             ApiError: 429 with `Retry-After`.
         """
-        limits, running, taken = self._limits, self._board.requests, self._board.tokens
+        limits, running, taken = self._limits, self.requests, self.tokens
         if running and running + requests > limits.max_concurrent_requests:
             raise overloaded(
                 f"{running} requests are running, the limit is {limits.max_concurrent_requests}, and this one makes "
