@@ -148,8 +148,8 @@ class PromptEncoder:
         *,
         add_generation_prompt: bool = True,
         any_size: bool = False,
-    ) -> list[int]:
-        """Token ids of a chat up to where the assistant speaks, equal to transformers' for ordinary text.
+    ) -> tuple[list[int], str]:
+        """Token ids and text of a chat up to where the assistant speaks, equal to transformers' for ordinary text.
 
         Special tokens inside messages and tools count as plain text, see `LiteralGuard`.
 
@@ -167,11 +167,7 @@ class PromptEncoder:
         parts = self._rendered(messages, tools, add_generation_prompt=add_generation_prompt)
         if not any_size:
             self._check_size(sum(map(len, parts)), "messages")
-        return await self._encode(parts, add_special_tokens=False)
-
-    def chat_text(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
-        """What `chat` makes token ids of."""
-        return "".join(self._rendered(messages, tools))
+        return await self._encode(parts, add_special_tokens=False), "".join(parts)
 
     async def text_of(self, ids: list[int], text: str | None, *, add_special_tokens: bool) -> str | None:
         """A text of which the tokenizer makes just these ids; None if there is none.

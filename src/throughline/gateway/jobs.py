@@ -90,12 +90,9 @@ async def chat_job(exchange: Exchange, request: ChatRequest, models: ServedModel
     n = check_choices(request, prompts=1, limit=models.max_choices)
     refuse_lacking(request, model.facts, model.contract)
     use = tool_use(request, model.encoder)
-    messages = template_messages(request.messages)
-    prompt = await model.encoder.chat(messages, use.tools)
+    prompt, rendered = await model.encoder.chat(template_messages(request.messages), use.tools)
     params = sampling(request, model.facts, model.contract, prompt_tokens=len(prompt), guide=use.guide)
-    text = ""
-    if model.contract.reads_text:
-        text = await _text(model, prompt, model.encoder.chat_text(messages, use.tools), "messages")
+    text = await _text(model, prompt, rendered, "messages")
     stream, usage = _streaming(request)
     frames = functools.partial(
         ChatFrames,
@@ -134,9 +131,7 @@ async def completion_job(exchange: Exchange, request: CompletionRequest, models:
         where = "prompt" if given is request.prompt else f"prompt[{position}]"
         prompt = await token_prompt(given, model.encoder, model.facts.vocab_size, where)
         params = sampling(request, model.facts, model.contract, prompt_tokens=len(prompt))
-        text = ""
-        if model.contract.reads_text:
-            text = await _text(model, prompt, given if isinstance(given, str) else None, where)
+        text = await _text(model, prompt, given if isinstance(given, str) else None, where)
         for number in range(n):
             index = len(choices)
             choices.append(Choice(index, prompt, text, _seeded(params, number), frames(index=index)))
@@ -151,7 +146,9 @@ def _seeded(params: SamplingParams, number: int) -> SamplingParams:
 
 
 async def _text(model: ServedModel, prompt: list[int], text: str | None, where: str) -> str:
-    """The prompt for an engine that reads text: only what becomes the same tokens there may go."""
+    """The prompt for an engine that reads text, empty for others: only what becomes the same tokens there may go."""
+    if not model.contract.reads_text:
+        return ""
     found = await model.encoder.text_of(prompt, text, add_special_tokens=model.contract.adds_special_tokens)
     if found is None:
         raise unsupported(

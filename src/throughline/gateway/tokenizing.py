@@ -59,9 +59,10 @@ async def _chat(request: TokenizeRequest, model: ServedModel) -> list[int]:
         raise unsupported("chat_template", "the model's own template is the one that requests are rendered with")
     messages = request.messages or []
     use = tool_use(ChatRequest(model=model.id, messages=messages, tools=request.tools), model.encoder)
-    return await model.encoder.chat(
+    ids, _ = await model.encoder.chat(
         template_messages(messages), use.tools, add_generation_prompt=request.add_generation_prompt, any_size=True
     )
+    return ids
 
 
 def _model(name: str | None, models: ServedModels) -> ServedModel:

@@ -23,7 +23,8 @@ from throughline.gateway.board import Board
 from throughline.gateway.metrics import row_length
 
 logger = logging.getLogger("throughline.gateway")
-_EXIT_SECONDS = 5.0
+# Beyond their own time to drain; `GatewayProcess` waits a little longer for us.
+_EXIT_SECONDS = 3.0
 # A worker that lived shorter than the first is started again after the second, lest one that cannot live takes a core.
 _LIVED_SECONDS, _PAUSE_SECONDS = 10.0, 1.0
 _EXIT_AT_ONCE = 2

@@ -16,12 +16,13 @@ from tokenizers import Tokenizer
 from tests.unit.gateway.fake_text_models import BLS, LLMAPI, OLD_BLS, FakeTextModels
 from throughline.contracts.gateway import GatewaySpec, ModelRoute
 from throughline.gateway import GatewayProcess
-from throughline.gateway.upstream.text import StopText
+from throughline.gateway.upstream.text import StopText, TokenCounter
 
 USER: Any = [{"role": "user", "content": "Hi"}]
 SCHEMA: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
 TAG: Any = {"type": "structural_tag", "format": {"type": "any_text"}}
 TOOLS: Any = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+USAGE: Any = {"include_usage": True}
 NAMES = {"bls": BLS, "old": OLD_BLS, "llmapi": LLMAPI}
 BOTH = pytest.mark.parametrize("model", ["bls", "llmapi"])
 WAIT = 10
@@ -104,7 +105,7 @@ def test_a_stream_shows_each_text_once(
 ) -> None:
     """The same piece over and over, which a text so far and a text that goes on tell apart least."""
     models.says("a", "a", "", "aa", "€")
-    text, reason, usage = streamed(chat(client, model, stream=True, stream_options={"include_usage": True}))
+    text, reason, usage = streamed(chat(client, model, stream=True, stream_options=USAGE))
     assert (text, reason) == ("aaaa€", "stop")
     assert usage.completion_tokens == len(tokenizer.encode("aaaa€").ids)
 
@@ -200,6 +201,18 @@ def test_the_limit_is_a_reason(client: openai.OpenAI, models: FakeTextModels, to
     assert answer.usage.completion_tokens == limit
 
 
+@BOTH
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_more_is_counted_than_was_asked_for(
+    client: openai.OpenAI, models: FakeTextModels, model: str, stream: bool
+) -> None:
+    """Characters that were never whole are more tokens as text than the engine made."""
+    models.says("\ufffd" * 5, "\ufffd" * 5)
+    answer = chat(client, model, max_tokens=4, stream=stream, **({"stream_options": USAGE} if stream else {}))
+    usage = streamed(answer)[2] if stream else answer.usage
+    assert usage.completion_tokens == 4
+
+
 @pytest.mark.parametrize(("reason", "status"), [("timeout", 504), ("cancelled", 503), ("odd", 502)])
 def test_reasons_that_are_errors(client: openai.OpenAI, models: FakeTextModels, reason: str, status: int) -> None:
     models.says("Hello", reason=reason)
@@ -274,6 +287,33 @@ def test_ready_asks_each_model_for_a_token(gateway: GatewayProcess, models: Fake
     models.says("x")
     assert httpx.get(f"{gateway.url}/health/ready").status_code == 200
     assert {asked.model for asked in models.seen} <= set(NAMES.values())
+
+
+@given(st.lists(st.text("ab \n.", max_size=90), max_size=60))
+def test_tokens_counted_by_piece_are_those_of_the_whole(tokenizer: Tokenizer, pieces: list[str]) -> None:
+    def count(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    counter = TokenCounter(count)
+    for piece in pieces:
+        counter.push(piece)
+    assert counter.finish() == count("".join(pieces))
+
+
+def test_a_long_text_is_counted_once(tokenizer: Tokenizer) -> None:
+    seen = 0
+
+    def count(text: str) -> int:
+        nonlocal seen
+        seen += len(text)
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    counter, words = TokenCounter(count), " word"
+    for _ in range(20_000):
+        counter.push(words)
+    assert counter.finish() == len(tokenizer.encode(words * 20_000).ids)
+    # Once as a piece and once as a part of the whole.
+    assert seen <= 2 * len(words) * 20_000 + 10
 
 
 @given(st.lists(st.text("abE", max_size=4), max_size=8), st.lists(st.text("abE", max_size=3), max_size=3))

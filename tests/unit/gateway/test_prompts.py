@@ -63,7 +63,7 @@ def oracle(engine_dir: Path) -> Any:
 
 
 def ids_of(encoder: PromptEncoder, messages: Sequence[Any], tools: Any = None) -> list[int]:
-    return asyncio.run(encoder.chat(messages, tools))
+    return asyncio.run(encoder.chat(messages, tools))[0]
 
 
 @settings(max_examples=50, deadline=None)

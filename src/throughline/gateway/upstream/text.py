@@ -11,6 +11,7 @@ from throughline.gateway.upstream.contract import Ask, Message
 from throughline.gateway.upstream.faults import protocol_error
 
 _LENGTH = struct.Struct("<I")
+_SETTLE_CHARACTERS = 1024
 _FINAL = "triton_final_response"
 
 
@@ -29,9 +30,7 @@ class TextReader:
     def __init__(self, ask: Ask, count: Callable[[str], int]) -> None:
         self._prompt_tokens, self._max_tokens = len(ask.prompt), ask.params.max_tokens
         self._stop = StopText(ask.params.stop)
-        self._count = count
-        self._tokens = 0
-        self._shown: list[str] = []
+        self._counter = TokenCounter(count)
 
     def take(self, response: Any, message: Message) -> bool:
         """See `Reader`."""
@@ -48,20 +47,51 @@ class TextReader:
             reason = "stop"
         elif final or reason:
             text += self._stop.finish()
-        if text:
-            self._shown.append(text)
-            self._tokens += self._count(text)
+        # A text may have more tokens than it was made of, if its bytes are odd; the engine made no more than it may.
+        tokens = min(self._counter.push(text), self._max_tokens)
         if final or reason:
-            self._tokens = self._count("".join(self._shown))
-            if reason == "length":
-                self._tokens = self._max_tokens
-            message.finish_reason = reason or ("length" if self._tokens >= self._max_tokens else "stop")
-        message.text, message.prompt_tokens, message.completion_tokens = text, self._prompt_tokens, self._tokens
+            tokens = self._max_tokens if reason == "length" else min(self._counter.finish(), self._max_tokens)
+            message.finish_reason = reason or ("length" if tokens >= self._max_tokens else "stop")
+        message.text, message.prompt_tokens, message.completion_tokens = text, self._prompt_tokens, tokens
         return True
 
     def new_text(self, text: str, outputs: Mapping[str, bytes]) -> str:
         """What a message's text adds to that of those before it."""
         return text
+
+
+class TokenCounter:
+    """Counts the tokens of a text that comes in pieces, at a cost that grows with the text and not with its square.
+
+    Args:
+        count: Tokens of a text.
+    """
+
+    def __init__(self, count: Callable[[str], int]) -> None:
+        self._count = count
+        self._guess = 0
+        self._settled = 0
+        self._rest = ""
+
+    def push(self, text: str) -> int:
+        """Adds text and returns the sum of the pieces' own tokens."""
+        if text:
+            self._guess += self._count(text)
+            self._rest += text
+            if len(self._rest) > _SETTLE_CHARACTERS:
+                self._settle()
+        return self._guess
+
+    def finish(self) -> int:
+        """Returns the tokens of the whole text."""
+        return self._settled + self._count(self._rest)
+
+    def _settle(self) -> None:
+        end = self._rest.rfind(" ")
+        # Tokenizers of text begin a new part at a space behind a word, so that no token reaches over it.
+        if end > 0 and not self._rest[end - 1].isspace():
+            self._settled += self._count(self._rest[:end])
+            self._rest = self._rest[end:]
 
 
 class StopText:
