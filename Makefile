@@ -6,6 +6,9 @@ export GOMP_SPINCOUNT ?= 1000
 export WANDB_MODE ?= offline
 export HYDRA_FULL_ERROR ?= 0
 
+# Test processes, each of up to 3.5 GiB.
+JOBS ?= 2
+
 .PHONY: run test setup serve chat convert data train eval build compare deploy bench lint format validate clean
 .DEFAULT_GOAL := help
 
@@ -19,7 +22,7 @@ run: setup  ## the whole line: raw records to a benchmarked engine on Triton
 	@$(BIN)/python -m recipes.lifecycle $(ARGS)
 
 test: setup  ## unit and integration tests
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
 
 serve: setup  ## the promoted engine behind the OpenAI gateway, until Ctrl-C
 	@$(BIN)/python -m recipes.serve $(ARGS)
