@@ -287,12 +287,13 @@ def measure(args: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
             for layer in args.layers if round_ % 2 == 0 else list(reversed(args.layers)):
                 seed = round_ * 1000 + users
                 count = max(args.least, users * args.requests) if users else args.paced
+                prompt, output = (args.prompt_tokens, args.output_tokens) if users else args.paced_tokens
                 job = {
                     "engine": str(engine),
                     "users": users,
                     "pace": args.pace,
-                    "tokens": args.output_tokens if users else args.paced_tokens,
-                    "prompts": prompts(count, args.prompt_tokens, vocab, seed),
+                    "tokens": output,
+                    "prompts": prompts(count, prompt, vocab, seed),
                 }
                 if layer == "raw":
                     found = one_cell(layer, job, None, None)
@@ -326,8 +327,8 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=120)
     parser.add_argument("--output-tokens", type=int, default=64)
     parser.add_argument("--paced", type=int, default=60, help="requests of a paced cell")
-    parser.add_argument("--paced-tokens", type=int, default=8)
-    parser.add_argument("--pace", type=float, default=0.4, help="seconds between two of them")
+    parser.add_argument("--paced-tokens", type=int, nargs=2, default=[16, 8], help="of its prompts and answers")
+    parser.add_argument("--pace", type=float, default=0.5, help="seconds between two of its requests")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "serving.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
