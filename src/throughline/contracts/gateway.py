@@ -43,6 +43,9 @@ class GatewayLimits(StrictModel):
         max_concurrent_requests: Requests in the engine at a time (429 beyond); each choice is one.
         max_concurrent_tokens: Prompt plus requested output tokens of all choices in the engine at a time (429 beyond).
         max_choices: Choices of one request: `n`, over all its prompts (400 beyond).
+        max_header_bytes: Largest path and headers of a request, 32 bytes added for each header (431 beyond).
+        max_connections: Open connections of each worker. For one more, that one is closed which has waited longest
+            for a request; where all are busy the new one gets a 429.
     """
 
     max_body_bytes: int = Field(default=4 * 2**20, ge=1024)
@@ -51,12 +54,16 @@ class GatewayLimits(StrictModel):
     max_concurrent_requests: int = Field(default=256, ge=1)
     max_concurrent_tokens: int = Field(default=262_144, ge=1)
     max_choices: int = Field(default=8, ge=1)
+    max_header_bytes: int = Field(default=32 * 2**10, ge=1024)
+    max_connections: int = Field(default=4096, ge=1)
 
 
 class GatewayTimeouts(StrictModel):
     """Seconds that each hop may take.
 
     Attributes:
+        header_seconds: Until the head of a request has come, from its first byte or from the connection (408 beyond).
+        unread_seconds: For a client that reads nothing of what waits for it; then its connection and its request end.
         body_seconds: Until the whole request body has come (408 beyond).
         ready_seconds: For the upstream's answer to a readiness question.
         first_token_seconds: From sending the request upstream to its first token (504 beyond).
@@ -68,6 +75,8 @@ class GatewayTimeouts(StrictModel):
             for never. The status is 200 from the first one on, and a later error is the stream's last event.
     """
 
+    header_seconds: float = Field(default=10.0, gt=0)
+    unread_seconds: float = Field(default=30.0, gt=0)
     body_seconds: float = Field(default=30.0, gt=0)
     ready_seconds: float = Field(default=2.0, gt=0)
     first_token_seconds: float = Field(default=60.0, gt=0)

@@ -34,6 +34,8 @@ _REASONS = (*_SUCCESSES, "abort", "error")
 _ROUTES = (*dict.fromkeys(operation.path for operation in OPERATIONS), "unknown")
 # 0 for a client that left before its answer.
 _STATUSES = (0, 200, *ERROR_STATUSES)
+# Why a client's connection was ended; see `connections`.
+_ENDED = ("head_too_slow", "head_too_large", "unread", "too_many", "pipelined", "malformed")
 _PLAIN_NUMBERS = 5
 _MODEL_LENGTH = _PLAIN_NUMBERS + len(_REASONS) + sum(len(bounds) + 2 for bounds in _TALLIES.values())
 
@@ -116,7 +118,7 @@ class ModelMetrics:
 
 def row_length(models: int) -> int:
     """Numbers of one worker that serves so many models."""
-    return models * _MODEL_LENGTH + len(_ROUTES) * len(_STATUSES)
+    return models * _MODEL_LENGTH + len(_ROUTES) * len(_STATUSES) + len(_ENDED)
 
 
 class GatewayMetrics:
@@ -133,6 +135,7 @@ class GatewayMetrics:
         row = row or self._board.row()
         self.models = {model: ModelMetrics(model, row) for model in models}
         self._responses = row.take(len(_ROUTES) * len(_STATUSES))
+        self._ended = row.take(len(_ENDED))
 
     def start_over(self) -> None:
         """Says that nothing runs, as a worker does that takes the place of one that died."""
@@ -142,6 +145,10 @@ class GatewayMetrics:
     def count_response(self, route: str, status: int) -> None:
         """Counts an HTTP answer; `route` is a pattern, never a client's own path."""
         self._responses[_ROUTES.index(route) * len(_STATUSES) + _STATUSES.index(status)] += 1
+
+    def count_ended_connection(self, reason: str) -> None:
+        """Counts a connection that was beyond a limit, or whose client speaks no HTTP."""
+        self._ended[_ENDED.index(reason)] += 1
 
     def expose(self) -> bytes:
         """The text that Prometheus scrapes."""
@@ -197,6 +204,14 @@ class GatewayMetrics:
             if count:
                 http.add_metric(values, count)
         yield http
+        ended = CounterMetricFamily(
+            "throughline_ended_connections",
+            "Connections that the gateway ended: beyond a limit, or no HTTP.",
+            labels=["reason"],
+        )
+        for reason, count in zip(_ENDED, self._ended, strict=True):
+            ended.add_metric([reason], count)
+        yield ended
 
     def _histograms(self) -> Iterator[Metric]:
         from prometheus_client.core import HistogramMetricFamily

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
+import resource
 import signal
 import socket
 import threading
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     import uvicorn
 
 _BACKLOG = 1024
+# uvicorn ticks every 0.1 s.
+_TICKS_PER_SWEEP = 5
+# Files beside client connections: the listener, gRPC, the store, the log.
+_OTHER_FILES = 256
 
 
 def serve(
@@ -63,9 +69,12 @@ def _serve(app: GatewayApp, spec: GatewaySpec, listener: socket.socket, on_ready
     import uvicorn
     import uvloop
 
+    from throughline.gateway.connections import connection_class
+
+    _allow_files(spec.limits.max_connections)
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=connection_class(spec, app.metrics),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -96,8 +105,10 @@ def _serve(app: GatewayApp, spec: GatewaySpec, listener: socket.socket, on_ready
 def _server_class() -> Any:
     import uvicorn
 
+    from throughline.gateway.connections import sweep
+
     class Server(uvicorn.Server):
-        """Says when it is ready, and ends normally after a signal that asked it to."""
+        """Says when it is ready, ends connections that are beyond a limit, and ends normally after a signal."""
 
         on_started: Callable[[], None]
 
@@ -106,12 +117,26 @@ def _server_class() -> Any:
             if not self.should_exit:
                 self.on_started()
 
+        async def on_tick(self, counter: int) -> bool:
+            if counter % _TICKS_PER_SWEEP == 0:
+                sweep(self.server_state.connections, asyncio.get_running_loop().time())
+            return await super().on_tick(counter)
+
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             with _signals(self):
                 yield
 
     return Server
+
+
+def _allow_files(connections: int) -> None:
+    """Raises the soft limit of open files, which is often 1,024, to what so many connections need, if it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 @contextlib.contextmanager
