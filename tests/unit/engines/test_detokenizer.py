@@ -7,6 +7,7 @@ from itertools import pairwise
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests import streamed_text as twin
 from throughline.engines import Detokenizer, Vocabulary
 
 # Every byte is a token, and so are some longer pieces, one of them half a character.
@@ -18,33 +19,7 @@ stops = st.lists(st.text("abcé→", max_size=4), max_size=4)
 
 
 def decode(ids: list[int]) -> str:
-    """All bytes at once, without a character that they leave unfinished."""
-    data = b"".join(PIECES[token] for token in ids)
-    for cut in range(4):
-        tail = data[len(data) - cut :]
-        if cut and _unfinished(tail):
-            return data[: len(data) - cut].decode("utf-8", "replace")
-    return data.decode("utf-8", "replace")
-
-
-def _unfinished(tail: bytes) -> bool:
-    """Whether some continuation makes these bytes exactly one character or surrogate."""
-    if len(tail) == 2 and tail[0] == 0xED and 0xA0 <= tail[1] <= 0xBF:
-        return True
-    try:
-        tail.decode()
-    except UnicodeDecodeError as error:
-        return error.start == 0 and error.reason == "unexpected end of data"
-    return False
-
-
-def cut(text: str, stop: list[str]) -> tuple[str, bool]:
-    """The oracle: reads on character by character until a stop string is complete; the longest one counts."""
-    for end in range(1, len(text) + 1):
-        done = [word for word in stop if word and text[:end].endswith(word)]
-        if done:
-            return text[: end - max(map(len, done))], True
-    return text, False
+    return twin.decode(b"".join(PIECES[token] for token in ids))
 
 
 @st.composite
@@ -64,7 +39,7 @@ def test_any_split_gives_the_whole_text_cut_at_the_first_stop(
     ids, parts, stop = stream
     detokenizer = Detokenizer(VOCABULARY, stop)
     pushed = [detokenizer.push(part) for part in parts]
-    text, stopped = cut(decode(ids), stop)
+    text, stopped = twin.cut(decode(ids), stop)
     assert ("".join(pushed) + detokenizer.finish(), detokenizer.stopped) == (text, stopped)
 
 
@@ -73,7 +48,7 @@ def test_nothing_is_taken_back_and_no_more_is_held_than_a_stop_could_begin(
     stream: tuple[list[int], list[list[int]], list[str]],
 ) -> None:
     ids, parts, stop = stream
-    final, _ = cut(decode(ids), stop)
+    final, _ = twin.cut(decode(ids), stop)
     detokenizer = Detokenizer(VOCABULARY, stop)
     shown, seen = "", []
     for part in parts:
