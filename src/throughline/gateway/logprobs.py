@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,20 +61,33 @@ def chat_logprobs(tokens: Sequence[ScoredToken]) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def text_logprobs(tokens: Sequence[ScoredToken], offset: int) -> dict[str, Any]:
+class TextOffsets:
+    """Where each token begins in an answer's text, in characters, as the engine's own decoder counts them.
+
+    Counted from the tokens and not from the text that was sent: what may begin a stop string comes after its token.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._characters = 0
+
+    def add(self, piece: bytes) -> int:
+        """The place of the next token; one that goes on within a character has that character's."""
+        at = self._characters
+        self._characters += len(self._decoder.decode(piece))
+        return at
+
+
+def text_logprobs(tokens: Sequence[ScoredToken], offsets: TextOffsets) -> dict[str, Any]:
     """`choices[].logprobs` of a text completion.
 
     Args:
-        tokens: The tokens.
-        offset: Characters of the answer before the first of them.
+        tokens: New tokens.
+        offsets: Knows the tokens before them.
     """
-    offsets, at = [], b""
-    for token in tokens:
-        offsets.append(offset + len(at.decode("utf-8", "ignore")))
-        at += token.piece
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
         "top_logprobs": None,
-        "text_offset": offsets,
+        "text_offset": [offsets.add(token.piece) for token in tokens],
     }

@@ -7,8 +7,11 @@ from typing import Any
 
 import orjson
 
-from throughline.gateway.logprobs import ScoredToken, chat_logprobs, text_logprobs
+from throughline.gateway.logprobs import ScoredToken, TextOffsets, chat_logprobs, text_logprobs
 from throughline.gateway.toolcalls import Piece
+
+# Some readers end a line at these too, as Python's `splitlines` does; in JSON they can only stand in strings.
+_LINE_ENDS = (("\x85".encode(), b"\\u0085"), ("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"))
 
 DONE = b"data: [DONE]\n\n"
 # A line that begins with a colon is no event to any client (WHATWG HTML, 9.2.6).
@@ -19,7 +22,20 @@ _UNFINISHED = b',"finish_reason":null}]'
 
 def error_event(body: bytes) -> bytes:
     """An error in the middle of a stream; the headers with their 200 are gone already."""
-    return b"data: " + body + b"\n\n"
+    return b"data: " + _on_one_line(body) + b"\n\n"
+
+
+def _line_json(value: Any) -> bytes:
+    """JSON that every reader of lines takes for one."""
+    return _on_one_line(orjson.dumps(value))
+
+
+def _on_one_line(data: bytes) -> bytes:
+    if data.isascii():
+        return data
+    for character, escaped in _LINE_ENDS:
+        data = data.replace(character, escaped)
+    return data
 
 
 def usage_dict(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
@@ -50,7 +66,7 @@ class ChatFrames:
         self._index = index
         self._whole = _head("chat.completion", answer_id, created, model, fingerprint)
         head = _head("chat.completion.chunk", answer_id, created, model, fingerprint)
-        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
+        self._head = b"data: " + _line_json(head)[:-1] + b',"choices":['
         usage = b',"usage":null' if include_usage else b""
         self._delta_head = self._head + b'{"index":%d,"delta":{' % index
         self._delta_tail = b'},"logprobs":null' + _UNFINISHED + usage + b"}\n\n"
@@ -64,14 +80,14 @@ class ChatFrames:
 
     def text(self, text: str) -> bytes:
         """A chunk of content; empty text has no chunk."""
-        return self._content_head + orjson.dumps(text) + self._delta_tail if text else b""
+        return self._content_head + _line_json(text) + self._delta_tail if text else b""
 
     def scored(self, text: str, tokens: Sequence[ScoredToken]) -> bytes:
         """A chunk of content with its tokens' log-probabilities; tokens without text have one too."""
         if not tokens:
             return self.text(text)
-        logprobs = orjson.dumps(chat_logprobs(tokens))
-        return self._content_head + orjson.dumps(text) + b'},"logprobs":' + logprobs + self._scored_tail
+        logprobs = _line_json(chat_logprobs(tokens))
+        return self._content_head + _line_json(text) + b'},"logprobs":' + logprobs + self._scored_tail
 
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         """Chunks of content and tool calls."""
@@ -108,7 +124,7 @@ class ChatFrames:
             call["type"] = "function"
             function = {"name": piece.name, **function}
         call["function"] = function
-        return self._delta_head + b'"tool_calls":[' + orjson.dumps(call) + b"]" + self._delta_tail
+        return self._delta_head + b'"tool_calls":[' + _line_json(call) + b"]" + self._delta_tail
 
 
 class TextFrames:
@@ -119,11 +135,11 @@ class TextFrames:
     ) -> None:
         self._index = index
         head = self._whole = _head("text_completion", answer_id, created, model, fingerprint)
-        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
+        self._head = b"data: " + _line_json(head)[:-1] + b',"choices":['
         self._usage = b',"usage":null' if include_usage else b""
         self._text_head = self._head + b'{"index":%d,"text":' % index
         self._text_tail = b',"logprobs":null' + _UNFINISHED + self._usage + b"}\n\n"
-        self._characters = 0
+        self._offsets = TextOffsets()
 
     def first(self) -> bytes:
         """Text completions have no role."""
@@ -131,16 +147,15 @@ class TextFrames:
 
     def text(self, text: str) -> bytes:
         """A chunk of text; empty text has no chunk."""
-        return self._text_head + orjson.dumps(text) + self._text_tail if text else b""
+        return self._text_head + _line_json(text) + self._text_tail if text else b""
 
     def scored(self, text: str, tokens: Sequence[ScoredToken]) -> bytes:
         """A chunk of text with its tokens' log-probabilities; tokens without text have one too."""
         if not tokens:
             return self.text(text)
-        logprobs = orjson.dumps(text_logprobs(tokens, self._characters))
-        self._characters += len(text)
+        logprobs = _line_json(text_logprobs(tokens, self._offsets))
         tail = _UNFINISHED + self._usage + b"}\n\n"
-        return self._text_head + orjson.dumps(text) + b',"logprobs":' + logprobs + tail
+        return self._text_head + _line_json(text) + b',"logprobs":' + logprobs + tail
 
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         """Text completions have no tool calls."""
@@ -161,7 +176,7 @@ class TextFrames:
         return {
             "index": self._index,
             "text": "".join(piece.content for piece in pieces),
-            "logprobs": None if tokens is None else text_logprobs(tokens, 0),
+            "logprobs": None if tokens is None else text_logprobs(tokens, TextOffsets()),
             "finish_reason": reason,
         }
 
