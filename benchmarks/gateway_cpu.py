@@ -1,24 +1,33 @@
 """What the gateway's process takes of a core: for a streamed message, and for a request.
 
     python benchmarks/gateway_cpu.py --engine artifacts/engine/<digest> [--streams 32] [--messages 200] [--repeats 5]
+    python benchmarks/gateway_cpu.py --engine artifacts/engine/<digest> --tracing
 
 A scripted Triton in a process of its own sends messages as fast as they are taken; what is measured is the CPU time of
 the gateway's process alone, user and system. Rounds of long and of short answers take turns; two unknowns, two
 equations: CPU time = requests * a + messages * b.
+
+With --tracing three gateways take turns, a round each: one without tracing, one that traces no request (sample_ratio 0)
+and one that traces each of them and sends the spans to a collector in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import multiprocessing
+import os
 import platform
 import statistics
 import struct
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,11 +39,14 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from throughline.artifacts.environment import processor_name
 from throughline.contracts.gateway import GatewayLimits, GatewaySpec, ModelRoute
+from throughline.contracts.tracing import GatewayTracing
 from throughline.gateway import GatewayProcess
 
 MODEL = "scripted"
 SHORT_MESSAGES = 2
 TEXT = " word"
+SETTLE_SECONDS = 0.5
+TIMES = ("arrival", "first_token", "last_token")
 
 
 class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # no types there
@@ -57,6 +69,7 @@ def _message(number: int, prompt_tokens: int, reason: str) -> Any:
         ("prompt_tokens", "INT32", struct.pack("<i", prompt_tokens)),
         ("completion_tokens", "INT32", struct.pack("<i", number)),
         ("output_ids", "INT32", struct.pack("<i", 5)),
+        *((f"{name}_time_ns", "INT64", struct.pack("<q", time.monotonic_ns())) for name in TIMES),
     ):
         response.outputs.add(name=name, datatype=kind, shape=[1])
         response.raw_output_contents.append(raw)
@@ -105,6 +118,8 @@ def measure(gateway: GatewayProcess, streams: int, requests: int, messages: int)
     """
     before = cpu_seconds(gateway)
     came = asyncio.run(ask(gateway.url, streams, requests, messages))
+    # What its threads have left to do counts too.
+    time.sleep(SETTLE_SECONDS)
     if came != streams * requests * messages:
         raise RuntimeError(f"{came} messages came of {streams * requests * messages}")
     return cpu_seconds(gateway) - before
@@ -119,6 +134,67 @@ def one_round(gateway: GatewayProcess, options: argparse.Namespace) -> dict[str,
     return {"message_seconds": message, "request_seconds": short - SHORT_MESSAGES * message}
 
 
+def collector(ready: Connection) -> None:
+    """Takes spans and keeps none, until the other end of `ready` closes; sends its port first."""
+
+    class Taker(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Taker)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    ready.send(server.server_port)
+    ready.poll(None)
+
+
+def started(stack: contextlib.ExitStack, target: Callable[..., None], *arguments: Any) -> int:
+    """Runs a function in a process that ends with `stack`; returns the port that it sends."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=target, args=(*arguments, theirs), daemon=True)
+    process.start()
+    stack.callback(process.terminate)
+    return int(stack.enter_context(ours).recv())
+
+
+def variants(stack: contextlib.ExitStack, tracing: bool) -> dict[str, GatewayTracing]:
+    """What is compared, by name."""
+    if not tracing:
+        return {"gateway": GatewayTracing()}
+    endpoint = f"http://127.0.0.1:{started(stack, collector)}"
+    return {
+        "off": GatewayTracing(),
+        "sample_ratio_0": GatewayTracing(endpoint=endpoint, sample_ratio=0.0),
+        "sample_ratio_1": GatewayTracing(endpoint=endpoint, sample_ratio=1.0),
+    }
+
+
+def summary(rounds: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Median and range of each figure."""
+    return {
+        name: {"median": statistics.median(values), "least": min(values), "most": max(values)}
+        for name in rounds[0]
+        if (values := [each[name] for each in rounds])
+    }
+
+
+def differences(rounds: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """What each variant takes beyond the first, round by round."""
+    first, *others = rounds
+    pairs = {name: zip(rounds[first], rounds[name], strict=True) for name in others}
+    return {
+        name: summary([{key: theirs[key] - own[key] for key in own} for own, theirs in each])
+        for name, each in pairs.items()
+    }
+
+
 def main() -> int:
     """Prints one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -126,33 +202,34 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--messages", type=int, default=200, help="of a long answer")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--tracing", action="store_true", help="compare tracing off, of no request, and of each")
     options = parser.parse_args()
-    ours, theirs = multiprocessing.Pipe()
-    context = multiprocessing.get_context("spawn")
-    server = context.Process(target=upstream, args=(options.streams, theirs), daemon=True)
-    server.start()
-    route = ModelRoute(
-        id=MODEL, upstream=f"127.0.0.1:{ours.recv()}", triton_model=MODEL, engine_dir=options.engine.resolve()
-    )
-    limits = GatewayLimits(max_concurrent_tokens=2**31)
-    with GatewayProcess(GatewaySpec(port=0, models=(route,), limits=limits)) as gateway:
-        measure(gateway, options.streams, 4, SHORT_MESSAGES)
-        rounds = [one_round(gateway, options) for _ in range(options.repeats)]
-        memory = psutil.Process(gateway.pid).memory_info().rss
-    server.terminate()
-    summary = {
-        name: {"median": statistics.median(values), "least": min(values), "most": max(values)}
-        for name in rounds[0]
-        if (values := [each[name] for each in rounds])
-    }
+    # Spans are sent within the round that they belong to.
+    os.environ["OTEL_BSP_SCHEDULE_DELAY"] = "100"
+    with contextlib.ExitStack() as stack:
+        address = f"127.0.0.1:{started(stack, upstream, options.streams)}"
+        route = ModelRoute(id=MODEL, upstream=address, triton_model=MODEL, engine_dir=options.engine.resolve())
+        spec = GatewaySpec(port=0, models=(route,), limits=GatewayLimits(max_concurrent_tokens=2**31))
+        gateways = {
+            name: stack.enter_context(GatewayProcess(spec.model_copy(update={"tracing": tracing})))
+            for name, tracing in variants(stack, options.tracing).items()
+        }
+        for gateway in gateways.values():
+            measure(gateway, options.streams, 4, SHORT_MESSAGES)
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in gateways}
+        for _ in range(options.repeats):
+            for name, gateway in gateways.items():
+                rounds[name].append(one_round(gateway, options))
+        memory = {name: psutil.Process(gateway.pid).memory_info().rss for name, gateway in gateways.items()}
     facts = {
         "processor": processor_name(),
         "python": platform.python_version(),
         "streams": options.streams,
         "messages": options.messages,
-        "rss_bytes": memory,
     }
-    json.dump({**facts, **summary, "rounds": rounds}, sys.stdout, indent=1)
+    found = {name: {"rss_bytes": memory[name], **summary(each), "rounds": each} for name, each in rounds.items()}
+    more = {"differences": differences(rounds)} if options.tracing else {}
+    json.dump({**facts, **(found if options.tracing else found["gateway"]), **more}, sys.stdout, indent=1)
     print()
     return 0
 

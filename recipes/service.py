@@ -23,6 +23,7 @@ from throughline.contracts.gateway import (
     check_open,
 )
 from throughline.contracts.serving import ServeSpec
+from throughline.contracts.tracing import GatewayTracing
 
 if TYPE_CHECKING:
     from throughline.gateway.process import GatewayProcess
@@ -41,6 +42,7 @@ class GatewaySettings(StrictModel):
     limits: GatewayLimits = GatewayLimits()
     timeouts: GatewayTimeouts = GatewayTimeouts()
     upstream: UpstreamSettings = UpstreamSettings()
+    tracing: GatewayTracing = GatewayTracing()
 
     @model_validator(mode="after")
     def _open_only_on_loopback(self) -> Self:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.collector import Collector, collecting
 from tests.tiny import VOCAB_SIZE, save_tiny_tokenizer
 
 # A loaded machine is no failure, and nothing is left in the working folder.
@@ -85,14 +86,25 @@ def tiny_engine(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path)
 
 
 @pytest.fixture(scope="session")
-def triton_server(tmp_path_factory: pytest.TempPathFactory, tiny_engine: Path) -> Iterator[RunningTriton]:
+def collector() -> Iterator[Collector]:
+    """A collector of traces on loopback."""
+    with collecting() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def triton_server(
+    tmp_path_factory: pytest.TempPathFactory, tiny_engine: Path, collector: Collector
+) -> Iterator[RunningTriton]:
     """The real Triton with `tiny_engine` served as `lab`, started once; gauges are fresh within 50 ms."""
     from throughline.contracts.serving import ServeSpec
+    from throughline.contracts.tracing import TracingSettings
     from throughline.triton import repository
     from throughline.triton.server import TritonServer
 
     folder = tmp_path_factory.mktemp("triton")
-    spec = ServeSpec(metrics_interval_ms=50, cancel_poll_interval_ms=10)
+    tracing = TracingSettings(endpoint=collector.endpoint)
+    spec = ServeSpec(metrics_interval_ms=50, cancel_poll_interval_ms=10, tracing=tracing)
     repository.render(folder / "repository", "lab", tiny_engine, spec)
     with TritonServer(folder / "repository", ["lab"], spec, run_dir=folder / "run") as server:
         http, grpc, metrics = (

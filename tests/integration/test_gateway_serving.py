@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +15,14 @@ import httpx
 import openai
 import pytest
 from jsonschema import Draft202012Validator
+from prometheus_client.parser import text_string_to_metric_families
 
+from tests.collector import Collector
 from tests.conftest import RunningTriton
 from throughline import engines
 from throughline.contracts.engine import SamplingParams
 from throughline.contracts.gateway import GatewaySpec, ModelRoute
+from throughline.contracts.tracing import GatewayTracing
 from throughline.gateway import GatewayProcess
 
 pytestmark = pytest.mark.integration
@@ -35,14 +39,16 @@ WAIT = 15.0
 
 
 @pytest.fixture(scope="module")
-def gateway(triton_server: RunningTriton) -> Iterator[GatewayProcess]:
+def gateway(triton_server: RunningTriton, collector: Collector) -> Iterator[GatewayProcess]:
+    """Traces what a client has begun, and nothing else."""
     route = ModelRoute(
         id="lab-model",
         upstream=f"127.0.0.1:{triton_server.grpc_port}",
         triton_model=triton_server.model,
         engine_dir=triton_server.engine_dir,
     )
-    with GatewayProcess(GatewaySpec(port=0, models=(route,))) as process:
+    tracing = GatewayTracing(endpoint=collector.endpoint, sample_ratio=0.0)
+    with GatewayProcess(GatewaySpec(port=0, models=(route,), tracing=tracing)) as process:
         yield process
 
 
@@ -78,6 +84,18 @@ def active(triton_server: RunningTriton) -> float:
 def test_ready_and_models(gateway: GatewayProcess, client: openai.OpenAI) -> None:
     assert httpx.get(f"{gateway.url}/health/ready").status_code == 200
     assert [model.id for model in client.models.list()] == ["lab-model"]
+
+
+def test_the_queue_and_the_cache_have_vllm_s_names_on_triton_s_page(triton_server: RunningTriton) -> None:
+    page = httpx.get(f"http://127.0.0.1:{triton_server.metrics_port}/metrics").text
+    found = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.labels.get("model_name") == triton_server.model
+    }
+    assert found["vllm:num_requests_waiting"] == 0
+    assert 0 <= found["vllm:kv_cache_usage_perc"] <= 1
 
 
 def test_stream_and_whole_answer_are_the_same_text(client: openai.OpenAI) -> None:
@@ -188,6 +206,29 @@ def test_log_probabilities_are_the_engines(client: openai.OpenAI, tiny_engine: P
     assert len(expected) == 8
     assert [value for part in parts for value in part.token_logprobs] == pytest.approx(expected, abs=1e-3)
     assert sum(len(part.tokens) for part in parts) == 8
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_one_trace_from_the_client_through_triton_to_the_engine(
+    client: openai.OpenAI, collector: Collector, stream: bool
+) -> None:
+    caller, trace_id = "b7ad6b7169203331", secrets.token_hex(16)
+    header = {"traceparent": f"00-{trace_id}-{caller}-01"}
+    answer = ask(client, stream=stream, extra_headers=header, extra_body={"ignore_eos": True})
+    assert not stream or len(list(answer)) > 3
+    spans = {span.name: span for span in collector.trace(trace_id, spans=7)}
+    request, call = spans["chat lab-model"], spans["inference.GRPCInferenceService/ModelStreamInfer"]
+    assert (request.service, request.parent_id) == ("throughline-gateway", caller)
+    assert request.attributes["gen_ai.usage.output_tokens"] == 24
+    assert call.parent_id == request.span_id
+    served, model = spans["InferRequest"], spans["lab"]
+    assert {span.service for span in (served, model)} == {"throughline-triton"}
+    assert (served.parent_id, model.parent_id) == (call.span_id, served.span_id)
+    first, decode = spans["engine.first_token"], spans["engine.decode"]
+    assert (first.parent_id, decode.parent_id) == (call.span_id, call.span_id)
+    # One machine, one clock: the engine worked within the call, and that within the request.
+    ends = [request.start, call.start, first.start, first.end, decode.end, call.end, request.end]
+    assert ends == sorted(ends) and first.end == decode.start
 
 
 async def test_many_async_streams_at_once(gateway: GatewayProcess) -> None:

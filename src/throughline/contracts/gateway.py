@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from throughline.contracts.config import StrictModel
+from throughline.contracts.tracing import GatewayTracing
 
 
 class ModelRoute(StrictModel):
@@ -134,6 +135,7 @@ class GatewaySpec(StrictModel):
         limits: See `GatewayLimits`.
         timeouts: See `GatewayTimeouts`.
         upstream: See `UpstreamSettings`.
+        tracing: See `GatewayTracing`.
         log_format: One JSON object a line, or lines for people.
     """
 
@@ -147,6 +149,7 @@ class GatewaySpec(StrictModel):
     limits: GatewayLimits = GatewayLimits()
     timeouts: GatewayTimeouts = GatewayTimeouts()
     upstream: UpstreamSettings = UpstreamSettings()
+    tracing: GatewayTracing = GatewayTracing()
     log_format: Literal["human", "json"] = "human"
 
     @model_validator(mode="after")

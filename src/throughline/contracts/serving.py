@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from throughline.contracts.config import StrictModel
 from throughline.contracts.gpu_serving import GpuServeSpec
+from throughline.contracts.tracing import TracingSettings
 
 Layout = Literal["inflight_batcher_llm", "llmapi"]
 LOOPBACK = "127.0.0.1"
@@ -42,6 +43,7 @@ class ServeSpec(StrictModel):
         hang_seconds: Time without a step or token after which the engine's process is killed and loaded again; longer
             than its longest step.
         exit_timeout_seconds: Time that Triton gets to finish running requests before it is killed.
+        tracing: Where Triton's spans go. It traces the requests that come with a `traceparent`, and no others.
         gpu: Settings of TensorRT-LLM's layouts, for engines of GPUs.
     """
 
@@ -65,6 +67,7 @@ class ServeSpec(StrictModel):
     heartbeat_seconds: float = Field(default=10.0, gt=0)
     hang_seconds: float = Field(default=60.0, gt=0)
     exit_timeout_seconds: int = Field(default=25, ge=1)
+    tracing: TracingSettings = TracingSettings()
     gpu: GpuServeSpec = GpuServeSpec()
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from throughline.gateway.errors import ApiError, timed_out
 from throughline.gateway.events import EventStream
 from throughline.gateway.http import Exchange
 from throughline.gateway.jobs import Job
+from throughline.gateway.metrics import SUCCESSES
 from throughline.gateway.upstream import ClientGoneError
 
 # Beyond the engine's own limit in time only a client that does not read can keep a request alive.
@@ -65,16 +66,18 @@ async def answer(
         watcher.cancel()
         ended = time.perf_counter()
         metrics.running -= count
-        metrics.e2e_latency.observe(ended - exchange.started)
-        _count(exchange, job, runs, reasons)
+        _count(exchange, job, runs, reasons, ended - exchange.started)
         admission.leave(size, ended - entered, count)
         exchange.end(",".join(dict.fromkeys(reasons)))
         for run in runs:
             await run.close()
 
 
-def _count(exchange: Exchange, job: Job, runs: Sequence[ChoiceRun], reasons: Sequence[str]) -> None:
+def _count(
+    exchange: Exchange, job: Job, runs: Sequence[ChoiceRun], reasons: Sequence[str], seconds: float
+) -> None:
     metrics = job.model.metrics
+    metrics.e2e_latency.observe(seconds)
     for reason in reasons:
         metrics.finish(reason)
     for choice in job.choices[:: job.n]:
@@ -85,6 +88,13 @@ def _count(exchange: Exchange, job: Job, runs: Sequence[ChoiceRun], reasons: Seq
     metrics.prompt_tokens += sum(read.values())
     exchange.prompt_tokens = job.prompt_tokens
     exchange.completion_tokens = _completion_tokens(runs)
+    errors = (run.tokens.error_type for run in runs)
+    metrics.gen_ai[exchange.route].ended(
+        seconds,
+        input_tokens=exchange.prompt_tokens,
+        output_tokens=exchange.completion_tokens,
+        error_type="" if set(reasons) <= set(SUCCESSES) else next(filter(None, errors), reasons[0]),
+    )
 
 
 def _completion_tokens(runs: Sequence[ChoiceRun]) -> int:
@@ -106,7 +116,9 @@ async def _run(exchange: Exchange, job: Job, runs: Sequence[ChoiceRun], keep_ali
     events = EventStream(exchange, job.model.metrics, len(runs), last)
     keeper = asyncio.create_task(events.keep_alive(keep_alive_seconds)) if keep_alive_seconds else None
     try:
-        return await _together([run.stream(events) for run in runs])
+        reasons = await _together([run.stream(events) for run in runs])
+        job.model.metrics.gen_ai[exchange.route].time_to_first_token.observe(events.first_token_seconds)
+        return reasons
     except ApiError as error:
         if not exchange.status:
             raise

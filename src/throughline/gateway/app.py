@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import TYPE_CHECKING
 
 import orjson
 
+from throughline.contracts.errors import MissingDependencyError
 from throughline.contracts.gateway import GatewaySpec
 from throughline.gateway import openapi
 from throughline.gateway.access import Access
 from throughline.gateway.admission import Admission
 from throughline.gateway.board import Board
-from throughline.gateway.call import Call, Handler
+from throughline.gateway.call import Call, Handler, Stage
 from throughline.gateway.chain import Chains
 from throughline.gateway.errors import ApiError, bad_request, server_error, unavailable
 from throughline.gateway.http import Exchange, Receive, Scope, Send
@@ -23,6 +25,9 @@ from throughline.gateway.schemas import BodyDecoder
 from throughline.gateway.served import ServedModels
 from throughline.gateway.store import StoreError
 from throughline.gateway.tokenizing import detokenize, tokenize
+
+if TYPE_CHECKING:
+    from throughline.gateway.exporting import Exporting
 
 logger = logging.getLogger("throughline.gateway")
 _MODEL_PREFIX = "/v1/models/"
@@ -36,6 +41,7 @@ class GatewayApp:
         models: The served models.
         admission: Requests and tokens in the engines.
         access: The key store; None where nobody is asked for a key.
+        exporting: Sends spans to a collector; None without one.
         startup_error: Why the key store could not be opened, empty if it could.
     """
 
@@ -49,7 +55,9 @@ class GatewayApp:
         self._document = openapi.document(strict=spec.unknown_fields == "refuse", keys=spec.keys.store is not None)
         self.access = None if spec.keys.store is None else Access(spec.keys, spec.keys.store)
         self.startup_error = ""
-        self._routes = self._make_routes(Chains(spec, self.access, self.admission))
+        self.exporting = _exporting(spec)
+        traced = None if self.exporting is None else _traced(self.exporting)
+        self._routes = self._make_routes(Chains(spec, self.access, self.admission, traced))
 
     def _make_routes(self, chains: Chains) -> dict[str, dict[str, Handler]]:
         models, model = chains.asked(self._list_models), chains.asked(self._one_model)
@@ -84,6 +92,8 @@ class GatewayApp:
             await send({"type": "lifespan.startup.failed", "message": ""})
             return
         await self.models.open()
+        if self.exporting is not None:
+            self.exporting.open()
         await send({"type": "lifespan.startup.complete"})
         try:
             await receive()
@@ -93,6 +103,8 @@ class GatewayApp:
         await self.models.close()
         if self.access is not None:
             await self.access.close()
+        if self.exporting is not None:
+            await self.exporting.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, exchange: Exchange) -> None:
@@ -192,6 +204,8 @@ class GatewayApp:
             "status": exchange.status,
             "seconds": round(time.perf_counter() - exchange.started, 6),
         }
+        if exchange.trace.trace_id:
+            fields["trace_id"] = exchange.trace.trace_id
         if exchange.key:
             fields |= {"key": exchange.key, "tenant": exchange.tenant}
         if exchange.outcome:
@@ -202,6 +216,26 @@ class GatewayApp:
                 "completion_tokens": exchange.completion_tokens,
             }
         logger.log(level, "request", extra={"fields": fields})
+
+
+def _exporting(spec: GatewaySpec) -> Exporting | None:
+    if spec.tracing.endpoint is None:
+        return None
+    try:
+        from throughline.gateway.exporting import Exporting
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"traces need the package that has '{error.name}'",
+            where="tracing.endpoint",
+            fix="pip install 'throughline[gateway]', or set it to null",
+        ) from None
+    return Exporting(spec.tracing)
+
+
+def _traced(exporting: Exporting) -> Stage:
+    from throughline.gateway.spans import Traced
+
+    return Traced(exporting)
 
 
 def create_app(spec: GatewaySpec, board: Board | None = None) -> GatewayApp:
@@ -216,7 +250,7 @@ def create_app(spec: GatewaySpec, board: Board | None = None) -> GatewayApp:
     out lately or just now), `/metrics`.
 
     Raises:
-        MissingDependencyError: If the key store needs a package that is not there.
+        MissingDependencyError: If the key store or tracing needs a package that is not there.
         EngineError: If an engine folder is none.
         ConfigError: If its `engine.json` does not validate.
         GatewayError: If it lacks a tokenizer or has a broken chat template.

@@ -11,7 +11,7 @@ from throughline.gateway.access import Access, Authenticate, TokenLimits
 from throughline.gateway.admission import Admission
 from throughline.gateway.answers import answer
 from throughline.gateway.bodies import BodyBudget, deeper_than
-from throughline.gateway.call import Call, Chain, Handler
+from throughline.gateway.call import Call, Chain, Handler, Stage
 from throughline.gateway.errors import bad_request
 from throughline.gateway.idempotency import Idempotent
 from throughline.gateway.jobs import Job
@@ -26,9 +26,13 @@ class Chains:
         spec: See `GatewaySpec`.
         access: The key store; None where nobody is asked for a key.
         admission: Requests and tokens in the engines.
+        traced: Makes a request a span; None where nobody is told.
     """
 
-    def __init__(self, spec: GatewaySpec, access: Access | None, admission: Admission) -> None:
+    def __init__(
+        self, spec: GatewaySpec, access: Access | None, admission: Admission, traced: Stage | None = None
+    ) -> None:
+        self._traced = traced
         self._authenticate = None if access is None else Authenticate(access)
         self._read_body = ReadBody(spec.limits, spec.timeouts, BodyBudget(spec.limits.max_unread_bytes))
         self._idempotent = None if access is None else Idempotent(access)
@@ -38,6 +42,7 @@ class Chains:
     def generation(self, make_job: MakeJob) -> Chain:
         """From a client's request to the engine's answer."""
         return Chain(
+            self._traced,  # refuses nothing; its span has the refusals too
             self._authenticate,  # 401; 429 by requests a minute
             self._read_body,  # 408, 413, 429 by bytes of all bodies, 400 by depth
             self._idempotent,  # the answer of the first time; 409, 422

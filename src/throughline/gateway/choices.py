@@ -87,7 +87,9 @@ class ChoiceRun:
                 seen += new
             last_at = tokens.read_at
         if seen > 1:
-            metrics.time_per_output_token.observe((last_at - first_at) / (seen - 1))
+            seconds = (last_at - first_at) / (seen - 1)
+            metrics.time_per_output_token.observe(seconds)
+            metrics.gen_ai[self._exchange.route].time_per_output_token.observe(seconds)
         if parser is not None:
             body += frames.pieces(parser.flush())
         reason = self._reason()
@@ -121,7 +123,9 @@ class ChoiceRun:
     def _start(self) -> TokenStream:
         model, seconds = self._job.model, self._seconds_left()
         reader = model.contract.reader(self._ask(seconds))
-        return model.upstream.start(model.triton_model, reader, stream=self._job.stream, seconds=seconds)
+        return model.upstream.start(
+            model.triton_model, reader, stream=self._job.stream, seconds=seconds, trace=self._exchange.trace
+        )
 
     async def _request(self) -> Any:
         model = self._job.model

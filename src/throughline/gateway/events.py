@@ -25,22 +25,24 @@ class EventStream:
         metrics: Where the time to the first token counts.
         choices: How many choices it ends with.
         last: What comes between the last of them and the end.
+
+    Attributes:
+        first_token_seconds: From the request's arrival to the first token of all, 0 before it.
     """
 
     def __init__(self, exchange: Exchange, metrics: ModelMetrics, choices: int, last: Callable[[], bytes]) -> None:
         self._exchange, self._metrics = exchange, metrics
         self._open, self._last = choices, last
-        self._has_token = False
+        self.first_token_seconds = 0.0
         # A writer waits here while the client reads slower than the engine writes.
         self._lock = asyncio.Lock()
         self._sent_at = time.monotonic()
 
     def first_token(self, tokens: TokenStream) -> None:
         """Counts the time to the first token of a choice if it is the first of all."""
-        if self._has_token:
+        if self.first_token_seconds:
             return
-        self._has_token = True
-        seconds = tokens.read_at - self._exchange.started
+        seconds = self.first_token_seconds = tokens.read_at - self._exchange.started
         self._metrics.time_to_first_token.observe(seconds)
         if tokens.engine_seconds is not None:
             self._metrics.engine_first_token.observe(tokens.engine_seconds)

@@ -12,6 +12,7 @@ from typing import Any
 from throughline import __version__
 from throughline.gateway.bodies import Hold
 from throughline.gateway.errors import ApiError, body_too_large
+from throughline.gateway.trace import NO_TRACE, RequestTrace
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -42,6 +43,7 @@ class Exchange:
         started: `time.perf_counter()` of the arrival.
         key: Public id of the client's API key, for the log.
         tenant: Whose key it is, for the log.
+        trace: What its trace is told.
         headers: Sent with the answer, whichever it is.
         on_end: Called once when the generation has ended and its tokens are counted.
         keep_bytes: Whole answers with status 200 of up to so many bytes stay in `kept`; -1 for none.
@@ -69,6 +71,7 @@ class Exchange:
         "started",
         "status",
         "tenant",
+        "trace",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,6 +87,7 @@ class Exchange:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.key = self.tenant = ""
+        self.trace: RequestTrace = NO_TRACE
         self.headers: Headers = []
         self.on_end: Callable[[], None] | None = None
         self.keep_bytes = -1

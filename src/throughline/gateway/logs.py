@@ -41,10 +41,11 @@ class HumanFormatter(_Formatter):
 
 
 def configure(log_format: Literal["human", "json"], stream: TextIO | None = None) -> None:
-    """Sends the gateway's records, and warnings of the server below it, to `stream` or else standard error."""
+    """Sends the gateway's records, and warnings of the libraries below it, to `stream` or else standard error."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
-    for name, level in (("throughline.gateway", logging.INFO), ("uvicorn.error", logging.WARNING)):
+    levels = {"throughline.gateway": logging.INFO, "uvicorn.error": logging.WARNING, "opentelemetry": logging.WARNING}
+    for name, level in levels.items():
         log = logging.getLogger(name)
         log.handlers[:] = [handler]
         log.setLevel(level)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from throughline.gateway import gen_ai
 from throughline.gateway.board import Board, Number, Row
 from throughline.gateway.openapi import ERROR_STATUSES, OPERATIONS
+from throughline.gateway.tallies import Tally
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -29,49 +30,20 @@ _TALLIES = {
     "request_generation_tokens": _TOKENS,
     "prepare": _PREPARE,
 }
-_SUCCESSES = ("stop", "length", "tool_calls")
-_REASONS = (*_SUCCESSES, "abort", "error")
+SUCCESSES = ("stop", "length", "tool_calls")
+_REASONS = (*SUCCESSES, "abort", "error")
 _ROUTES = (*dict.fromkeys(operation.path for operation in OPERATIONS), "unknown")
 # 0 for a client that left before its answer.
 _STATUSES = (0, 200, *ERROR_STATUSES)
 # Why a client's connection was ended; see `connections`.
 _ENDED = ("head_too_slow", "head_too_large", "unread", "too_many", "pipelined", "malformed")
 _PLAIN_NUMBERS = 5
-_MODEL_LENGTH = _PLAIN_NUMBERS + len(_REASONS) + sum(len(bounds) + 2 for bounds in _TALLIES.values())
-
-
-class Tally:
-    """A histogram of one event loop: no lock and no label look-up, since each message counts.
-
-    Args:
-        bounds: Upper bounds of the buckets, ascending, without infinity.
-        row: Where its numbers are: a count for each bucket and for infinity, and the sum.
-    """
-
-    __slots__ = ("_bounds", "_numbers")
-
-    def __init__(self, bounds: tuple[float, ...], row: Row) -> None:
-        self._bounds = bounds
-        self._numbers = row.take(len(bounds) + 2)
-
-    @property
-    def total(self) -> float:
-        """The sum of what was observed."""
-        return self._numbers[-1]
-
-    def observe(self, value: float, times: int = 1) -> None:
-        """Counts `value` as seen `times` times."""
-        self._numbers[bisect_left(self._bounds, value)] += times
-        self._numbers[-1] += value * times
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by upper bound, as Prometheus wants them."""
-        running = 0.0
-        out: list[tuple[str, float]] = []
-        for bound, count in zip((*self._bounds, float("inf")), self._numbers[:-1], strict=True):
-            running += count
-            out.append(("+Inf" if bound == float("inf") else str(float(bound)), running))
-        return out
+_MODEL_LENGTH = (
+    _PLAIN_NUMBERS
+    + len(_REASONS)
+    + sum(Tally.length(bounds) for bounds in _TALLIES.values())
+    + len(gen_ai.OPERATIONS) * gen_ai.OPERATION_LENGTH
+)
 
 
 class ModelMetrics:
@@ -106,6 +78,7 @@ class ModelMetrics:
         self.request_prompt_tokens = tallies["request_prompt_tokens"]
         self.request_generation_tokens = tallies["request_generation_tokens"]
         self.prepare = tallies["prepare"]
+        self.gen_ai = {route: gen_ai.Operation(model, name, row) for route, name in gen_ai.OPERATIONS.items()}
 
     def finish(self, reason: str) -> None:
         """Counts the end of a choice (`stop`, `length`, `tool_calls`) or of a request (`abort`, `error`)."""
@@ -195,9 +168,10 @@ class GatewayMetrics:
             prompt.add_metric([model.model], model.prompt_tokens)
             generation.add_metric([model.model], model.generation_tokens)
             for reason, count in model.finished():
-                (success if reason in _SUCCESSES else failed).add_metric([model.model, reason], count)
+                (success if reason in SUCCESSES else failed).add_metric([model.model, reason], count)
         yield from (running, prompt, generation, success, failed, retries, breaker)
         yield from self._histograms()
+        yield from gen_ai.families([each for model in self.models.values() for each in model.gen_ai.values()])
         http = CounterMetricFamily("throughline_http_responses", "HTTP answers.", labels=["route", "status"])
         labels = ([route, str(status)] for route in _ROUTES for status in _STATUSES)
         for values, count in zip(labels, self._responses, strict=True):
@@ -216,51 +190,49 @@ class GatewayMetrics:
     def _histograms(self) -> Iterator[Metric]:
         from prometheus_client.core import HistogramMetricFamily
 
-        for names, help_text, attribute in _HISTOGRAMS:
-            for name in names:
-                label = "gen_ai_request_model" if name.startswith("gen_ai") else "model_name"
-                family = HistogramMetricFamily(name, help_text, labels=[label])
-                for model in self.models.values():
-                    tally: Tally = getattr(model, attribute)
-                    family.add_metric([model.model], buckets=tally.buckets(), sum_value=tally.total)
-                yield family
+        for name, help_text, attribute in _HISTOGRAMS:
+            family = HistogramMetricFamily(name, help_text, labels=["model_name"])
+            for model in self.models.values():
+                tally: Tally = getattr(model, attribute)
+                family.add_metric([model.model], buckets=tally.buckets(), sum_value=tally.total)
+            yield family
 
 
-_HISTOGRAMS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+_HISTOGRAMS: tuple[tuple[str, str, str], ...] = (
     (
-        ("vllm:time_to_first_token_seconds", "gen_ai_server_time_to_first_token_seconds"),
+        "vllm:time_to_first_token_seconds",
         "From the request's arrival to its first token, streams only.",
         "time_to_first_token",
     ),
     (
-        ("throughline_engine_time_to_first_token_seconds",),
+        "throughline_engine_time_to_first_token_seconds",
         "The engine's part of the time to the first token: waiting for a place, and the prompt.",
         "engine_first_token",
     ),
     (
-        ("throughline_framework_time_to_first_token_seconds",),
+        "throughline_framework_time_to_first_token_seconds",
         "The rest of it: reading the body, the template, tokenising, gRPC, Triton and the way back.",
         "framework_first_token",
     ),
     (
-        ("vllm:inter_token_latency_seconds",),
+        "vllm:inter_token_latency_seconds",
         "Between tokens; coalesced tokens share a gap.",
         "inter_token_latency",
     ),
     (
-        ("vllm:request_time_per_output_token_seconds", "gen_ai_server_time_per_output_token_seconds"),
+        "vllm:request_time_per_output_token_seconds",
         "(end - first token) / (tokens - 1) of a request, streams only.",
         "time_per_output_token",
     ),
     (
-        ("vllm:e2e_request_latency_seconds", "gen_ai_server_request_duration_seconds"),
+        "vllm:e2e_request_latency_seconds",
         "From the request's arrival to its last byte.",
         "e2e_latency",
     ),
-    (("vllm:request_prompt_tokens",), "Prompt tokens of a request.", "request_prompt_tokens"),
-    (("vllm:request_generation_tokens",), "Generated tokens of a request.", "request_generation_tokens"),
+    ("vllm:request_prompt_tokens", "Prompt tokens of a request.", "request_prompt_tokens"),
+    ("vllm:request_generation_tokens", "Generated tokens of a request.", "request_generation_tokens"),
     (
-        ("throughline_gateway_prepare_seconds",),
+        "throughline_gateway_prepare_seconds",
         "From the whole body to the request going upstream: decode, template, tokenise.",
         "prepare",
     ),

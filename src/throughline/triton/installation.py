@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -160,6 +160,7 @@ def command(
     metrics_port: int,
     shm_prefix: str,
     exit_timeout_seconds: int,
+    trace_flags: Sequence[str] = (),
 ) -> list[str]:
     """Returns the server's command line; models are loaded on request."""
     return [
@@ -179,6 +180,7 @@ def command(
         "--log-format=ISO8601",
         f"--exit-timeout-secs={exit_timeout_seconds}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        *trace_flags,
     ]
 
 

@@ -18,7 +18,7 @@ import psutil
 
 from throughline.contracts.errors import DeployError
 from throughline.contracts.serving import ServeSpec
-from throughline.triton import metrics_page
+from throughline.triton import metrics_page, tracing
 from throughline.triton import state as states
 from throughline.triton.client import TritonClient
 from throughline.triton.installation import assemble_backends, command, environment, find_installation
@@ -71,6 +71,7 @@ class TritonProcess:
             metrics_port=ports[2],
             shm_prefix=self._shm_prefix,
             exit_timeout_seconds=spec.exit_timeout_seconds,
+            trace_flags=tracing.flags(spec.tracing),
         )
         with log_path.open("ab") as log:
             # Its own session: Ctrl-C in a terminal must reach the supervisor first, which then drains.

@@ -23,6 +23,7 @@ class Seen:
     inputs: dict[str, Any]
     id: str
     parameters: dict[str, int]
+    metadata: dict[str, str] = field(default_factory=dict)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -33,13 +34,17 @@ class Seen:
 
 @dataclass
 class Say:
-    """One message: new text, all tokens so far, a reason in the last one; new ids with their log-probabilities."""
+    """One message: new text, all tokens so far, a reason in the last one; new ids with their log-probabilities.
+
+    `times` are the engine's, by their outputs' names, in nanoseconds of a monotonic clock.
+    """
 
     text: str
     completion_tokens: int
     finish_reason: str = ""
     token_ids: tuple[int, ...] = ()
     log_probs: tuple[float, ...] | None = None
+    times: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -92,7 +97,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     def ModelStreamInfer(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:  # noqa: N802
         """Plays the script; without streaming the text goes in one message, as the engine model does."""
-        seen = _decode(next(requests))
+        seen = _decode(next(requests), dict(context.invocation_metadata()))
         context.add_callback(seen.cancelled.set)
         self.seen.append(seen)
         prompt_tokens = len(seen.prompt)
@@ -107,7 +112,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
                 held = Say("", 0)
 
 
-def _decode(request: Any) -> Seen:
+def _decode(request: Any, metadata: dict[str, str]) -> Seen:
     inputs: dict[str, Any] = {}
     formats = {"INT32": "i", "UINT64": "Q", "FP32": "f", "BOOL": "?"}
     for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
@@ -118,7 +123,7 @@ def _decode(request: Any) -> Seen:
         values = struct.unpack(f"<{count}{formats[tensor.datatype]}", raw)
         inputs[tensor.name] = list(values) if tensor.name == "input_ids" else values[0]
     parameters = {name: value.int64_param for name, value in request.parameters.items()}
-    return Seen(request.model_name, inputs, request.id, parameters)
+    return Seen(request.model_name, inputs, request.id, parameters, metadata)
 
 
 def _strings(raw: bytes) -> list[str]:
@@ -148,6 +153,7 @@ def _message(step: Say, prompt_tokens: int) -> Any:
         values = step.log_probs
         outputs.append(("cum_log_probs", "FP32", 1, struct.pack("<f", sum(values))))
         outputs.append(("output_log_probs", "FP32", len(values), struct.pack(f"<{len(values)}f", *values)))
+    outputs += [(name, "INT64", 1, struct.pack("<q", value)) for name, value in step.times.items()]
     for name, kind, size, raw in outputs:
         response.outputs.add(name=name, datatype=kind, shape=[size])
         response.raw_output_contents.append(raw)

@@ -123,3 +123,25 @@ def test_grafana_finds_the_dashboards_where_they_are_mounted() -> None:
     assert f"./grafana/dashboards:{provider['options']['path']}:ro" in grafana["volumes"]
     home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert (DOCKER / "grafana/dashboards" / home.removeprefix(provider["options"]["path"] + "/")).is_file()
+
+
+def test_the_tracing_file_adds_jaeger_and_says_where_it_is() -> None:
+    added: Object = read(DOCKER / "compose.tracing.yaml")
+    jsonschema.Draft7Validator(SCHEMA).validate(added)
+    assert set(added["services"]) == {"jaeger", "triton", "gateway"}
+    jaeger, triton, gateway = (added["services"][name] for name in ("jaeger", "triton", "gateway"))
+    hardened = ("init", "read_only", "cap_drop", "security_opt", "restart", "logging")
+    assert {key: jaeger[key] for key in hardened} == {key: SERVICES["grafana"][key] for key in hardened}
+    assert re.search(r":\d+\.\d+\.\d+$", jaeger["image"]) and jaeger["networks"] == ["serving", "edge"]
+    assert all(port.startswith("127.0.0.1:") for port in jaeger["ports"])
+    # A command replaces the other file's; a volume replaces the one with the same target.
+    *same, last = triton["command"]
+    assert same == SERVICES["triton"]["command"]
+    endpoint = app.compose("deploy", triton["command"][3:]).serve.tracing.endpoint
+    assert last == f"serve.tracing.endpoint={endpoint}"
+    (volume,) = gateway["volumes"]
+    source, target, _ = volume.split(":")
+    assert f"./gateway.json:{target}:ro" in SERVICES["gateway"]["volumes"]
+    spec = read_spec(DOCKER / source)
+    assert spec.tracing.endpoint == endpoint == "http://jaeger:4318"
+    assert spec.model_copy(update={"tracing": SPEC.tracing}) == SPEC

@@ -22,6 +22,7 @@ from tests.tiny import write_engine_info
 from tests.unit.house.deployment import DOCKER, ROOT, tool
 from throughline import bootstrap
 from throughline.contracts.gateway import GatewaySpec, ModelRoute
+from throughline.contracts.tracing import GatewayTracing
 from throughline.engines.tensorrt.commands import CONTAINER
 
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
@@ -63,15 +64,30 @@ def copied(dockerfile: Path) -> list[Path]:
 
 def imported(folders: Iterable[Path]) -> set[str]:
     """The distributions that source imports anywhere, function bodies too."""
-    tops = set()
+    names = set()
     for path in (path for item in folders for path in (item.glob("*.py") if item.is_dir() else [item])):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
-                tops |= {item.name.split(".")[0] for item in node.names}
+                names |= {item.name for item in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
-                tops.add(node.module.split(".")[0])
-    owners = metadata.packages_distributions()
-    return {owners[top][0] for top in tops - set(sys.stdlib_module_names) - {"throughline"}}
+                names |= {f"{node.module}.{item.name}" for item in node.names}
+    ours = set(sys.stdlib_module_names) | {"throughline"}
+    installed = metadata.packages_distributions()
+    return {owner(name, sorted(set(installed[top]))) for name in names if (top := name.split(".")[0]) not in ours}
+
+
+def owner(name: str, owners: list[str]) -> str:
+    """Which of the distributions a module, or something in it, comes from; several share `opentelemetry`."""
+    if len(owners) == 1:
+        return owners[0]
+    module = name.replace(".", "/")
+    while module:
+        wanted = {f"{module}.py", f"{module}/__init__.py"}
+        for each in owners:
+            if wanted & {file.as_posix() for file in metadata.distribution(each).files or []}:
+                return each
+        module = module.rpartition("/")[0]
+    raise AssertionError(name)
 
 
 def test_there_is_something_to_check() -> None:
@@ -189,7 +205,7 @@ def test_the_gateway_runs_with_the_packages_of_its_image(tmp_path: Path, tiny_to
     engine_dir = shutil.copytree(tiny_tokenizer_dir, tmp_path / "engine")
     write_engine_info(engine_dir, max_seq_len=256)
     route = ModelRoute(id="lab", upstream="127.0.0.1:1", triton_model="lab", engine_dir=engine_dir)
-    spec = GatewaySpec(port=0, models=(route,))
+    spec = GatewaySpec(port=0, models=(route,), tracing=GatewayTracing(endpoint="http://127.0.0.1:1"))
     (tmp_path / "gateway.json").write_text(spec.model_dump_json())
     command = [sys.executable, "-S", "-m", "throughline.gateway", "--spec", str(tmp_path / "gateway.json")]
     environment = {"PYTHONPATH": str(site), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}

@@ -22,6 +22,7 @@ from throughline.contracts.engine import EngineSpec
 from throughline.contracts.errors import DeployError
 from throughline.contracts.gpu_serving import GpuServeSpec
 from throughline.contracts.serving import Layout, ServeSpec
+from throughline.contracts.tracing import TracingSettings
 from throughline.documents import ModelConfigFile
 from throughline.engines.tensorrt.commands import model_yaml
 from throughline.linting import lint
@@ -231,6 +232,17 @@ def test_each_rank_of_an_engine_is_a_process() -> None:
     assert launch.environment(engine)["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
     assert "mpirun" not in launch.server_command("llmapi", ENGINE, SERVE, "/r")
     assert engine_is_asked_at_start(engine) is False
+
+
+@pytest.mark.parametrize("layout", ["inflight_batcher_llm", "llmapi"])
+def test_traces_come_from_the_rank_that_takes_requests(layout: Layout) -> None:
+    engine = ServedEngine("x", 8, world_size=2)
+    spec = SERVE.model_copy(update={"tracing": TracingSettings(endpoint="http://127.0.0.1:4318")})
+    leads, *others = commands(launch.server_command(layout, engine, spec, "/r"))
+    assert "--trace-config=opentelemetry,url=http://127.0.0.1:4318/v1/traces" in leads
+    assert [word for rank in others for word in rank if "trace" in word] == []
+    assert "--trace-config=rate=0" in launch.start_script("llama", layout, engine, spec)
+    assert "trace" not in launch.start_script("llama", layout, engine, SERVE)
 
 
 def engine_is_asked_at_start(engine: ServedEngine) -> bool:

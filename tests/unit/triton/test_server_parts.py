@@ -18,6 +18,7 @@ import pytest
 
 from throughline.contracts.errors import DeployError, MissingDependencyError
 from throughline.contracts.serving import ServeSpec
+from throughline.contracts.tracing import TracingSettings
 from throughline.triton import installation, server, state
 from throughline.triton.client import InferenceError
 from throughline.triton.heartbeat import Heartbeat
@@ -25,6 +26,7 @@ from throughline.triton.metrics_page import active_requests, iterations
 from throughline.triton.ports import choose_ports
 from throughline.triton.recovery import MOST_ATTEMPTS, Recovery
 from throughline.triton.server import TritonServer
+from throughline.triton.tracing import flags
 
 
 @pytest.fixture
@@ -217,6 +219,31 @@ def test_every_address_is_the_one_that_is_set(tmp_path: Path, host: str) -> None
     addresses = [argument for argument in arguments if "-address=" in argument]
     assert len(addresses) == 3
     assert all(argument.endswith(f"={host}") for argument in addresses)
+
+
+def test_tracing_is_off_by_default_and_follows_who_began_the_trace(tmp_path: Path) -> None:
+    def command(**tracing: str) -> list[str]:
+        arguments = installation.command(
+            installation.find_installation(),
+            repository=tmp_path,
+            backends=tmp_path,
+            host="127.0.0.1",
+            http_port=1,
+            grpc_port=2,
+            metrics_port=3,
+            shm_prefix="p",
+            exit_timeout_seconds=4,
+            trace_flags=flags(TracingSettings.model_validate(tracing)),
+        )
+        return [argument.removeprefix("--trace-config=") for argument in arguments if "trace" in argument]
+
+    assert command() == []
+    found = command(endpoint="https://traces.example/otlp/", service_name="lab")
+    assert {"mode=opentelemetry", "rate=0", "opentelemetry,url=https://traces.example/otlp/v1/traces"} <= set(found)
+    assert "opentelemetry,resource=service.name=lab" in found
+    for wrong in ("traces:4318", "http://", "http://traces:4318?x=1", "http://traces:4318/ --log-verbose=1"):
+        with pytest.raises(ValueError, match="endpoint"):
+            TracingSettings(endpoint=wrong)
 
 
 def test_the_default_is_loopback_and_a_name_is_no_address() -> None:

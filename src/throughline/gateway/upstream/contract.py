@@ -57,6 +57,8 @@ class Message:
         token_ids: New tokens, where log-probabilities were asked for.
         log_probs: Natural log-probability of each of them; None if the engine sends none.
         engine_seconds: From the request's arrival at the engine to its first token there; None if it does not say.
+        times: Nanoseconds of the engine's monotonic clock: `arrival`, `first_scheduled` if it says so, `first_token`,
+            and `last_token` once all are there; empty if it does not say.
         is_cut: Whether the answer has ended though the engine goes on.
     """
 
@@ -68,6 +70,7 @@ class Message:
         "log_probs",
         "prompt_tokens",
         "text",
+        "times",
         "token_ids",
     )
 
@@ -79,6 +82,7 @@ class Message:
         self.token_ids: Sequence[int] = ()
         self.log_probs: Sequence[float] | None = None
         self.engine_seconds: float | None = None
+        self.times: dict[str, int] = {}
         self.is_cut = False
 
 

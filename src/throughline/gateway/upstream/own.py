@@ -45,8 +45,7 @@ class OwnContract:
             tensors.integer("min_tokens", params.min_tokens)
         if params.ignore_eos:
             tensors.flag("ignore_eos", True)
-        if ask.stream:
-            tensors.flag("return_perf_metrics", True)
+        tensors.flag("return_perf_metrics", True)
         if params.logprobs:
             tensors.flag("return_log_probs", True)
         if ask.priority:
@@ -99,11 +98,13 @@ class OwnReader:
             if not raw:
                 return False  # the final flag alone
             layout = self._layout = _layout([output.name for output in response.outputs])
-            if layout.arrival is not None and layout.first_token is not None:
-                arrival, first = _INT64.unpack(raw[layout.arrival])[0], _INT64.unpack(raw[layout.first_token])[0]
-                message.engine_seconds = (first - arrival) / 1e9
+            if layout.times:
+                message.times = {name: _INT64.unpack(raw[place])[0] for name, place in layout.times.items()}
+                message.engine_seconds = (message.times["first_token"] - message.times["arrival"]) / 1e9
         message.text = str(raw[layout.text][4:], "utf-8", "replace")
         message.finish_reason = str(raw[layout.finish_reason][4:], "ascii", "replace")
+        if message.finish_reason and layout.last_token is not None:
+            message.times["last_token"] = _INT64.unpack(raw[layout.last_token])[0]
         message.prompt_tokens = _INT32.unpack(raw[layout.prompt_tokens])[0]
         message.completion_tokens = _INT32.unpack(raw[layout.completion_tokens])[0]
         if layout.log_probs is not None:
@@ -122,11 +123,13 @@ class _Layout(NamedTuple):
     completion_tokens: int
     token_ids: int
     log_probs: int | None
-    arrival: int | None
-    first_token: int | None
+    times: dict[str, int]
+    last_token: int | None
 
 
 _OUTPUTS = ("text_output", "finish_reason", "prompt_tokens", "completion_tokens", "output_ids")
+# Those that the first message has, without `_time_ns`.
+_TIMES = ("arrival", "first_scheduled", "first_token")
 
 
 def _layout(names: Sequence[str]) -> _Layout:
@@ -134,8 +137,9 @@ def _layout(names: Sequence[str]) -> _Layout:
         text, reason, prompt, completion, ids = (names.index(name) for name in _OUTPUTS)
     except ValueError:
         raise protocol_error(f"The engine's answer lacks an output: has {', '.join(names) or 'none'}.") from None
-    others = (
-        names.index(name) if name in names else None
-        for name in ("output_log_probs", "arrival_time_ns", "first_token_time_ns")
-    )
-    return _Layout(len(names), text, reason, prompt, completion, ids, *others)
+    places = {name: place for place, name in enumerate(names)}
+    times = {name: places[f"{name}_time_ns"] for name in _TIMES if f"{name}_time_ns" in places}
+    if not {"arrival", "first_token"} <= times.keys():
+        times = {}
+    log_probs, last_token = places.get("output_log_probs"), places.get("last_token_time_ns")
+    return _Layout(len(names), text, reason, prompt, completion, ids, log_probs, times, last_token)

@@ -7,6 +7,8 @@ import contextlib
 import time
 from typing import Any
 
+from throughline.gateway.errors import ApiError
+from throughline.gateway.trace import CallTrace
 from throughline.gateway.upstream.contract import Message, Reader
 from throughline.gateway.upstream.faults import ClientGoneError, protocol_error, rpc_error, stream_error
 
@@ -22,8 +24,11 @@ class TokenStream(Message):
         model: Name on Triton.
         heard: Where the time of each model's last message is kept.
         reader: Reads messages of the model's contract.
+        trace: What the call's trace is told.
 
     Attributes:
+        trace: See above.
+        error_type: Code of the error that ended it; empty if none did or its client left.
         read_at: `time.perf_counter()` of the last message.
         started: Whether a message has come.
         waiting_since: `time.perf_counter()` since when the engine owes a message, 0 while it does not.
@@ -36,13 +41,19 @@ class TokenStream(Message):
         "_heard",
         "_model",
         "_reader",
+        "error_type",
         "read_at",
         "started",
+        "trace",
         "waiting_since",
     )
 
-    def __init__(self, call: Any, eof: object, model: str, heard: dict[str, float], reader: Reader) -> None:
+    def __init__(
+        self, call: Any, eof: object, model: str, heard: dict[str, float], reader: Reader, trace: CallTrace
+    ) -> None:
         super().__init__()
+        self.trace = trace
+        self.error_type = ""
         self._call = call
         self._eof = eof
         self._model = model
@@ -64,9 +75,9 @@ class TokenStream(Message):
         except asyncio.CancelledError:
             if self._abort is None:
                 raise
-            raise self._abort from None
+            raise self._failed(self._abort) from None
         except Exception as error:
-            raise self._abort or rpc_error(error) from None
+            raise self._failed(self._abort or rpc_error(error)) from None
 
     async def read(self) -> None:
         """Waits for the next message.
@@ -82,22 +93,34 @@ class TokenStream(Message):
             except asyncio.CancelledError:
                 if self._abort is None:
                     raise
-                raise self._abort from None
+                raise self._failed(self._abort) from None
             except Exception as error:
                 self._heard.pop(self._model, None)
-                raise self._abort or rpc_error(error) from None
+                raise self._failed(self._abort or rpc_error(error)) from None
             if message is self._eof:
                 self._heard.pop(self._model, None)
-                raise self._abort or protocol_error("The engine ended the stream without a finish reason.")
+                ended = protocol_error("The engine ended the stream without a finish reason.")
+                raise self._failed(self._abort or ended)
             if message.error_message:
-                raise stream_error(message.error_message)
-            if self._reader.take(message.infer_response, self):
+                raise self._failed(stream_error(message.error_message))
+            if self._take(message.infer_response):
                 self.started = True
                 self.waiting_since = 0.0
                 self.read_at = self._heard[self._model] = time.perf_counter()
                 if self.is_cut:
                     self._call.cancel()
                 return
+
+    def _take(self, response: Any) -> bool:
+        try:
+            return self._reader.take(response, self)
+        except ApiError as error:
+            raise self._failed(error) from None
+
+    def _failed(self, error: Exception) -> Exception:
+        if isinstance(error, ApiError):
+            self.error_type = error.code or str(error.status)
+        return error
 
     def abort(self, reason: Exception) -> None:
         """Cancels the request upstream; a waiting `read` raises `reason`."""

@@ -9,6 +9,7 @@ from typing import Any
 from throughline.contracts.engine import SamplingParams
 from throughline.contracts.gateway import GatewayTimeouts
 from throughline.gateway.errors import ApiError, timed_out
+from throughline.gateway.trace import NO_TRACE, RequestTrace
 from throughline.gateway.upstream.contract import Ask, Contract, ModelShape, Reader
 from throughline.gateway.upstream.faults import rpc_error
 from throughline.gateway.upstream.stream import TokenStream
@@ -127,7 +128,9 @@ class TritonUpstream:
             found = self._shapes[model] = ModelShape(inputs.get("text_input", 1) > 1, frozenset(inputs))
         return found
 
-    def start(self, model: str, reader: Reader, *, stream: bool, seconds: float) -> TokenStream:
+    def start(
+        self, model: str, reader: Reader, *, stream: bool, seconds: float, trace: RequestTrace = NO_TRACE
+    ) -> TokenStream:
         """Opens a call for a request to `model`; the caller sends, reads, and leaves through `finish` in any case.
 
         Args:
@@ -135,15 +138,18 @@ class TritonUpstream:
             reader: Reads its answers.
             stream: Whether the first token is awaited, and not the whole answer.
             seconds: How long it may take in all.
+            trace: Of what request it is a part.
         """
-        call = self._stub.ModelStreamInfer(timeout=seconds, metadata=_METADATA)
-        tokens = TokenStream(call, self._eof, model, self._heard, reader)
+        call_trace = trace.call(self.url)
+        call = self._stub.ModelStreamInfer(timeout=seconds, metadata=_METADATA + call_trace.metadata)
+        tokens = TokenStream(call, self._eof, model, self._heard, reader, call_trace)
         self._streams[tokens] = self._timeouts.first_token_seconds if stream else seconds
         return tokens
 
     async def finish(self, tokens: TokenStream) -> None:
         """Ends a request in whatever state it is."""
         self._streams.pop(tokens, None)
+        tokens.trace.end(tokens)
         await tokens.close()
 
     async def _watch(self) -> None:

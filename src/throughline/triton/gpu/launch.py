@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from throughline.contracts.serving import Layout, ServeSpec
+from throughline.triton import tracing
 from throughline.triton.gpu.engine import ServedEngine
 from throughline.triton.gpu.inflight_batcher import ENGINE_MODEL
 from throughline.triton.gpu.layouts import REPOSITORY
@@ -196,6 +197,7 @@ def _tritonserver(spec: ServeSpec, repository: str, *, rank: int, leads: bool) -
         "--log-format=ISO8601",
         # Processes of several ranks share the host's memory, and must not share names in it.
         f"--backend-config=python,shm-region-prefix-name=rank{rank}_",
+        *(tracing.flags(spec.tracing) if leads else ()),
     ]
 
 

@@ -181,6 +181,10 @@ class EngineMetrics:
         self._gauge(requests, "request_type", "max", snapshot.maximum)
         blocks = "nv_trt_llm_kv_cache_block_metrics"
         self._gauge(blocks, "kv_cache_block_type", "fraction", snapshot.kv_cache_usage)
+        # The two of vLLM's gauges that only the engine knows; the gateway has the others.
+        model = self._labels["model"]
+        self._gauge("vllm:num_requests_waiting", "model_name", model, snapshot.waiting)
+        self._gauge("vllm:kv_cache_usage_perc", "model_name", model, snapshot.kv_cache_usage)
         self._gauge("nv_trt_llm_runtime_memory_metrics", "memory_type", "cpu", snapshot.kv_cache_bytes)
         self._gauge("nv_trt_llm_general_metrics", "general_type", "iteration_counter", snapshot.iterations)
         self._counter("throughline_generated_tokens_total", "kind", "completion", snapshot.generated_tokens)

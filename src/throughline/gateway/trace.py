@@ -1,0 +1,47 @@
+"""What the gateway tells of a request to its trace. The classes here record nothing; those of `spans` do."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class CallEnd(Protocol):
+    """How a call to Triton went; see `TokenStream`."""
+
+    finish_reason: str
+    error_type: str
+    read_at: float
+    times: dict[str, int]
+
+
+class CallTrace:
+    """One call to Triton.
+
+    Attributes:
+        metadata: gRPC metadata that hands the trace on.
+    """
+
+    metadata: Metadata = ()
+
+    def end(self, tokens: CallEnd) -> None:
+        """The call has ended, and `tokens` says how."""
+
+
+class RequestTrace:
+    """One request.
+
+    Attributes:
+        trace_id: For people who look for the trace; empty where there is none.
+    """
+
+    trace_id = ""
+
+    def call(self, url: str) -> CallTrace:
+        """A call to Triton at `host:port` begins."""
+        return NO_CALL
+
+
+NO_CALL = CallTrace()
+NO_TRACE = RequestTrace()
