@@ -216,7 +216,7 @@ def test_one_trace_from_the_client_through_triton_to_the_engine(
     header = {"traceparent": f"00-{trace_id}-{caller}-01"}
     answer = ask(client, stream=stream, extra_headers=header, extra_body={"ignore_eos": True})
     assert not stream or len(list(answer)) > 3
-    spans = {span.name: span for span in collector.trace(trace_id, spans=7)}
+    spans = {span.name: span for span in collector.trace(trace_id, spans=8)}
     request, call = spans["chat lab-model"], spans["inference.GRPCInferenceService/ModelStreamInfer"]
     assert (request.service, request.parent_id) == ("throughline-gateway", caller)
     assert request.attributes["gen_ai.usage.output_tokens"] == 24
@@ -224,11 +224,13 @@ def test_one_trace_from_the_client_through_triton_to_the_engine(
     served, model = spans["InferRequest"], spans["lab"]
     assert {span.service for span in (served, model)} == {"throughline-triton"}
     assert (served.parent_id, model.parent_id) == (call.span_id, served.span_id)
-    first, decode = spans["engine.first_token"], spans["engine.decode"]
-    assert (first.parent_id, decode.parent_id) == (call.span_id, call.span_id)
+    phases = [spans[f"engine.{name}"] for name in ("queue", "prefill", "decode")]
+    assert {phase.parent_id for phase in phases} == {call.span_id}
     # One machine, one clock: the engine worked within the call, and that within the request.
-    ends = [request.start, call.start, first.start, first.end, decode.end, call.end, request.end]
-    assert ends == sorted(ends) and first.end == decode.start
+    within = [phase.start for phase in phases] + [phases[-1].end]
+    moments = [request.start, call.start, *within, call.end, request.end]
+    assert moments == sorted(moments)
+    assert [phase.end for phase in phases] == within[1:]
 
 
 async def test_many_async_streams_at_once(gateway: GatewayProcess) -> None:

@@ -73,9 +73,7 @@ async def answer(
             await run.close()
 
 
-def _count(
-    exchange: Exchange, job: Job, runs: Sequence[ChoiceRun], reasons: Sequence[str], seconds: float
-) -> None:
+def _count(exchange: Exchange, job: Job, runs: Sequence[ChoiceRun], reasons: Sequence[str], seconds: float) -> None:
     metrics = job.model.metrics
     metrics.e2e_latency.observe(seconds)
     for reason in reasons:

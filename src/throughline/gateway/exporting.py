@@ -92,4 +92,4 @@ class _Exporter(SpanExporter):
 
     def shutdown(self) -> None:
         """See `SpanExporter.shutdown`."""
-        self._inner.shutdown()
+        self._inner.shutdown()  # type: ignore[no-untyped-call]  # untyped there

@@ -171,7 +171,7 @@ class RecordedCall(CallTrace):
     def __init__(self, request: RecordedRequest, tracer: trace.Tracer, parent: Any, url: str) -> None:
         self._request, self._tracer = request, tracer
         host, _, port = url.rpartition(":")
-        attributes = {
+        attributes: dict[str, str | int] = {
             rpc.RPC_SYSTEM_NAME: rpc.RpcSystemNameValues.GRPC.value,
             rpc.RPC_METHOD: _METHOD,
             server_attributes.SERVER_ADDRESS: host,

@@ -226,6 +226,7 @@ class Scheduler:
                 self._refuse(live.channel, "INVALID_ARG", str(error))
                 continue
             live.running = True
+            live.outbox.scheduled(self._clock())
             room -= 1
 
     def _refuse(self, channel: Channel, code: Code, text: str) -> None:

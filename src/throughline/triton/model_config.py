@@ -54,6 +54,7 @@ OUTPUTS: tuple[tuple[str, str, int], ...] = (
     ("cum_log_probs", "TYPE_FP32", 1),
     ("output_log_probs", "TYPE_FP32", -1),
     ("arrival_time_ns", "TYPE_INT64", 1),
+    ("first_scheduled_time_ns", "TYPE_INT64", 1),
     ("first_token_time_ns", "TYPE_INT64", 1),
     ("last_token_time_ns", "TYPE_INT64", 1),
 )

@@ -52,9 +52,10 @@ def tokens_per_message(policy: FlushPolicy, tokens_per_second: float) -> int:
 
 @dataclass(frozen=True)
 class TokenTimes:
-    """When a request came and when its tokens were there, in seconds of the scheduler's clock."""
+    """When a request came, went into the engine and had its tokens, in seconds of the scheduler's clock."""
 
     arrival: float
+    first_scheduled: float
     first_token: float
     last_token: float
 
@@ -95,13 +96,17 @@ class Outbox:
     _times: TokenTimes | None = None
 
     def __post_init__(self) -> None:
-        self._arrival = self.now
+        self._arrival = self._scheduled = self.now
+
+    def scheduled(self, now: float) -> None:
+        """The engine has got the request."""
+        self._scheduled = now
 
     def add(self, output: StepOutput, now: float) -> None:
         """Takes the output of a step that ended at `now`."""
         if self.wants_times and output.token_ids:
             first = now if self._times is None else self._times.first_token
-            self._times = TokenTimes(self._arrival, first, now)
+            self._times = TokenTimes(self._arrival, self._scheduled, first, now)
         self._text.append(output.text)
         self._ids.extend(output.token_ids)
         self._log_probs.extend(output.logprobs)

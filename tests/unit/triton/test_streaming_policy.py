@@ -55,11 +55,12 @@ def test_messages_join_to_the_whole_output_with_its_echo_once(gaps: list[float],
 
 def test_times_are_those_of_the_tokens_that_a_message_brings() -> None:
     box = Outbox("", 1.0, wants_times=True)
+    box.scheduled(2.0)
     box.add(output(1, 1), 3.0)
-    assert box.take(3.5).times == TokenTimes(1.0, 3.0, 3.0)
+    assert box.take(3.5).times == TokenTimes(1.0, 2.0, 3.0, 3.0)
     box.add(output(2, 2), 4.0)
     box.add(output(3, 3), 5.0)
-    assert box.take(9.0).times == TokenTimes(1.0, 3.0, 5.0)
+    assert box.take(9.0).times == TokenTimes(1.0, 2.0, 3.0, 5.0)
     silent = Outbox("", 1.0)
     silent.add(output(1, 1), 3.0)
     assert silent.take(3.0).times is None

@@ -138,6 +138,7 @@ class ResponseChannel:
             tensors.append(_floats("output_log_probs", message.log_probs))
         if message.times is not None:
             tensors.append(_nanoseconds("arrival_time_ns", message.times.arrival))
+            tensors.append(_nanoseconds("first_scheduled_time_ns", message.times.first_scheduled))
             tensors.append(_nanoseconds("first_token_time_ns", message.times.first_token))
             tensors.append(_nanoseconds("last_token_time_ns", message.times.last_token))
         self._send(pb_utils.InferenceResponse(tensors), final=final)
