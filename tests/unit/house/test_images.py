@@ -65,7 +65,7 @@ def copied(dockerfile: Path) -> list[Path]:
 def imported(folders: Iterable[Path]) -> set[str]:
     """The distributions that source imports anywhere, function bodies too."""
     names = set()
-    for path in (path for item in folders for path in (item.glob("*.py") if item.is_dir() else [item])):
+    for path in (path for item in folders for path in (item.rglob("*.py") if item.is_dir() else [item])):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {item.name for item in node.names}
