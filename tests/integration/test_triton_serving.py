@@ -7,7 +7,7 @@ import json
 import queue
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,43 @@ def test_a_stock_streaming_client_gets_the_raw_engines_answer(
     assert counts == sorted(counts)
     # The first token never waits for company.
     assert (counts[0], counts[-1]) == (1, 48)
+
+
+async def test_the_stock_async_client_gets_it_too(
+    triton_server: RunningTriton, expected: Callable[[str, int], tuple[list[int], str, int]]
+) -> None:
+    from tritonclient.grpc.aio import InferenceServerClient
+
+    ids, text, _ = expected(TEXT, 24)
+    values = {"text_input": TEXT, "max_tokens": 24, "stream": True, "ignore_eos": True}
+
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        yield {"model_name": triton_server.model, "inputs": stock_inputs(values)}
+
+    async with InferenceServerClient(f"127.0.0.1:{triton_server.grpc_port}") as stock:
+        found = [item async for item in stock.stream_infer(requests(), stream_timeout=DEADLINE_SECONDS)]
+    assert [error for _, error in found if error is not None] == []
+    results = [result for result, _ in found]
+    assert [int(token) for result in results for token in result.as_numpy("output_ids")] == ids
+    assert "".join(scalar(result, "text_output") for result in results) == text
+
+
+def test_the_stock_http_client_reads_the_model(triton_server: RunningTriton) -> None:
+    from tritonclient.http import InferenceServerClient, InferInput
+    from tritonclient.utils import InferenceServerException
+
+    prompt = InferInput("text_input", [1], "BYTES")
+    prompt.set_data_from_numpy(np.array([TEXT.encode()], dtype=np.object_))
+    with InferenceServerClient(f"127.0.0.1:{triton_server.http_port}") as stock:
+        assert stock.is_server_live() and stock.is_server_ready() and stock.is_model_ready(triton_server.model)
+        metadata = stock.get_model_metadata(triton_server.model)
+        assert {"text_input", "max_tokens", "stream", "stop_words"} <= {item["name"] for item in metadata["inputs"]}
+        assert {"text_output", "output_ids"} <= {item["name"] for item in metadata["outputs"]}
+        config = stock.get_model_config(triton_server.model)
+        assert config["model_transaction_policy"] == {"decoupled": True}
+        # Answers of a decoupled model come by its gRPC stream or by /generate, as the server says itself.
+        with pytest.raises(InferenceServerException, match="decoupled"):
+            stock.infer(triton_server.model, [prompt])
 
 
 def test_one_response_when_the_client_does_not_stream(
