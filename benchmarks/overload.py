@@ -6,10 +6,10 @@ A closed loop with more and more users finds the peak of goodput, which counts r
 token within the SLO. The gateway's `limits.max_concurrent_requests` is then the fewest users with 95 % of it, as
 docs/serving.md says to choose it, and requests arrive by a Poisson process at `--factor` times the most requests a
 second that ended, whatever becomes of them. The closed loop at the limit is repeated after it, since machines drift;
-nothing of the first `--warm-seconds` of a loop counts as goodput. Nobody tries again. Prompts are random token ids, so that no cache helps.
-Engine, Triton and gateway share the machine's cores with the load generator, a process of its own, which goes first
-where it may (root), since it stands for other machines. Times to refusal: at the client from before sending to the
-whole answer, and in the gateway from its log.
+nothing of the first `--warm-seconds` of a loop counts as goodput. Nobody tries again. Prompts are random token ids, so
+that no cache helps. Engine, Triton and gateway share the machine's cores with the load generator, a process of its
+own, which goes first where it may (root), since it stands for other machines. Times to refusal: at the client from
+before sending to the whole answer, and in the gateway from its log.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ MODEL = "overload"
 # Of the peak: beyond it more requests at a time only make every first token later.
 KNEE = 0.95
 PRIORITY = -5
+SUMMARY = (
+    *("of_peak", "of_closed_after", "admitted_in_slo", "admitted_ttft_p99"),
+    *("refusal_p99", "refusal_in_gateway_p99"),
+)
 Job = dict[str, Any]
 
 

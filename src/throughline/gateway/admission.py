@@ -8,6 +8,8 @@ from throughline.gateway.errors import overloaded
 
 _SMOOTHING = 0.2
 _MAX_RETRY_AFTER = 60.0
+# One of the prompt and one of the answer.
+_LEAST_TOKENS = 2
 
 
 class Admission:
@@ -35,12 +37,24 @@ class Admission:
         """Their tokens."""
         return self._board.tokens
 
+    def look(self) -> None:
+        """Refuses what no request is small enough for, so that none is tokenised in vain.
+
+        Raises:
+            ApiError: 429 with `Retry-After`.
+        """
+        self._check(_LEAST_TOKENS, 1)
+
     def enter(self, tokens: int, requests: int = 1) -> None:
         """Admits a request that is `requests` to the engine. One that is larger than a limit runs when it is alone.
 
         Raises:
             ApiError: 429 with `Retry-After`.
         """
+        self._check(tokens, requests)
+        self._board.admit(requests, tokens)
+
+    def _check(self, tokens: int, requests: int) -> None:
         limits, running, taken = self._limits, self.requests, self.tokens
         if running and running + requests > limits.max_concurrent_requests:
             raise overloaded(
@@ -51,10 +65,9 @@ class Admission:
         if running and taken + tokens > limits.max_concurrent_tokens:
             raise overloaded(
                 f"{taken} of {limits.max_concurrent_tokens} tokens are taken and this request needs "
-                f"{tokens}. Try again later.",
+                f"{'more' if tokens == _LEAST_TOKENS else tokens}. Try again later.",
                 retry_after=self._wait(running),
             )
-        self._board.admit(requests, tokens)
 
     def leave(self, tokens: int, seconds: float, requests: int = 1) -> None:
         """Gives back what `enter` took, after the request ran for `seconds`."""

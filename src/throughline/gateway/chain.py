@@ -37,6 +37,7 @@ class Chains:
         self._read_body = ReadBody(spec.limits, spec.timeouts, BodyBudget(spec.limits.max_unread_bytes))
         self._idempotent = None if access is None else Idempotent(access)
         self._token_limits = None if access is None else TokenLimits(access)
+        self._room = Room(admission)
         self._generate = Generate(admission, spec.timeouts)
 
     def generation(self, make_job: MakeJob) -> Chain:
@@ -46,6 +47,7 @@ class Chains:
             self._authenticate,  # 401; 429 by requests a minute
             self._read_body,  # 408, 413, 429 by bytes of all bodies, 400 by depth
             self._idempotent,  # the answer of the first time; 409, 422
+            self._room,  # 429 where not even the smallest request fits: nothing is tokenised then
             Prepare(make_job),  # 400, 404: decoded, templated, tokenised
             self._token_limits,  # 429 by tokens a minute and concurrent requests
             self._generate,  # 429 by the gateway's own limits; then the engine
@@ -82,6 +84,19 @@ class ReadBody:
             yield
         finally:
             call.parsed()
+
+
+class Room:
+    """Refuses early what the gateway's own limits would refuse whatever the request says."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        """Raises `ApiError` 429."""
+        self._admission.look()
+        yield
 
 
 class Prepare:

@@ -141,8 +141,11 @@ def test_too_many_requests_are_refused_at_once(tight: GatewayProcess, triton: Fa
         assert script.begun.acquire(timeout=WAIT)
         assert script.begun.acquire(timeout=WAIT)
         refused = chat(tight, max_tokens=4)
+        # Refused before it is read: no prompt is tokenised in vain, and this one would be a 400.
+        unread = chat(tight, max_tokens=-1)
         script.go.set()
         assert [future.result().status_code for future in running] == [200, 200]
+    assert unread.status_code == 429
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.json()["error"]["code"] == "rate_limit_exceeded"
