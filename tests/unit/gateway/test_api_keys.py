@@ -235,10 +235,13 @@ def test_however_it_ends_the_rest_comes_back_and_the_place_too(guarded: Guarded,
         elif end == "full":
             with ThreadPoolExecutor(8) as pool:
                 others = [pool.submit(guarded.post, guarded.key()[1], stream=True) for _ in range(8)]
-                assert until(lambda: len(triton.seen) == 8)
-                refused = guarded.post(secret, stream=True, max_tokens=200)
-                assert "the limit" in error_of(refused)["message"]
-                go.set()
+                try:
+                    assert until(lambda: len(triton.seen) == 8)
+                    refused = guarded.post(secret, stream=True, max_tokens=200)
+                    assert "the limit" in error_of(refused)["message"]
+                finally:
+                    # The pool waits for them, also for a failure to be told.
+                    go.set()
                 assert [other.result().status_code for other in others] == [200] * 8
         else:
             guarded.post(secret, stream=True, max_tokens=200)
