@@ -22,7 +22,7 @@ run: setup  ## the whole line: raw records to a benchmarked engine on Triton
 	@$(BIN)/python -m recipes.lifecycle $(ARGS)
 
 test: setup  ## unit and integration tests
-	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 serve: setup  ## the promoted engine behind the OpenAI gateway, until Ctrl-C
 	@$(BIN)/python -m recipes.serve $(ARGS)
