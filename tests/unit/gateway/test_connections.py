@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -137,6 +138,21 @@ def test_a_stream_ends_in_the_engine_when_its_client_leaves_that_had_sent_more(
         client.sendall(ASK + GET)
         client.recv(1)
     assert triton.seen[0].cancelled.wait(SOON)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_clients_that_leave_at_once_leave_nothing_running(
+    strict: GatewayProcess, triton: FakeTriton, half: bool
+) -> None:
+    for _ in range(30):
+        with connect(strict.url) as client:
+            client.sendall(ASK)
+            if half:
+                client.shutdown(socket.SHUT_WR)
+                read_to_end(client)
+    until = time.monotonic() + SOON
+    while 'vllm:num_requests_running{model_name="lab"} 0.0' not in (page := httpx.get(f"{strict.url}/metrics").text):
+        assert time.monotonic() < until, page
 
 
 def test_requests_sent_ahead_are_answered_in_order_and_not_without_end(

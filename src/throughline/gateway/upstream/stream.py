@@ -41,6 +41,7 @@ class TokenStream(Message):
         "_heard",
         "_model",
         "_reader",
+        "_sender",
         "error_type",
         "read_at",
         "started",
@@ -60,12 +61,14 @@ class TokenStream(Message):
         self._heard = heard
         self._reader = reader
         self._abort: Exception | None = None
+        self._sender: asyncio.Task[Any] | None = None
         self.started = False
         self.read_at = 0.0
         self.waiting_since = time.perf_counter()
 
     async def send(self, request: Any) -> None:
         """Writes the one request; raises as `read` does."""
+        sender = self._sender = asyncio.current_task()
         try:
             await self._call.write(request)
             await self._call.done_writing()
@@ -75,9 +78,14 @@ class TokenStream(Message):
         except asyncio.CancelledError:
             if self._abort is None:
                 raise
+            if sender is not None and self._sender is None:
+                # It was `abort` that cancelled, and nobody else.
+                sender.uncancel()
             raise self._failed(self._abort) from None
         except Exception as error:
             raise self._failed(self._abort or rpc_error(error)) from None
+        finally:
+            self._sender = None
 
     async def read(self) -> None:
         """Waits for the next message.
@@ -123,12 +131,16 @@ class TokenStream(Message):
         return error
 
     def abort(self, reason: Exception) -> None:
-        """Cancels the request upstream; a waiting `read` raises `reason`."""
+        """Cancels the request upstream; a waiting `send` or `read` raises `reason`."""
         if self._abort is None:
             self._abort = reason
             if not isinstance(reason, ClientGoneError):
                 self._heard.pop(self._model, None)
             self._call.cancel()
+            if self._sender is not None:
+                # A write that waits for the call to begin would wait for ever (grpcio 1.85).
+                sender, self._sender = self._sender, None
+                sender.cancel()
 
     async def close(self) -> None:
         """Ends the call: waits shortly for the server's own end after the last message, else cancels it."""
