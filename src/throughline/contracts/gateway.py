@@ -40,7 +40,8 @@ class GatewayLimits(StrictModel):
     Attributes:
         max_body_bytes: Largest request body (413 beyond).
         max_body_depth: Deepest nesting of arrays and objects in a body, told before it is parsed (400 beyond).
-        max_unread_bytes: Bytes of all bodies that have come and are not parsed yet (429 beyond).
+        max_unread_bytes: Bytes of all bodies that have come and are not parsed yet; beyond it one that is larger than
+            an equal share gets a 429.
         max_concurrent_requests: Requests in the engine at a time (429 beyond); each choice is one.
         max_concurrent_tokens: Prompt plus requested output tokens of all choices in the engine at a time (429 beyond).
         max_choices: Choices of one request: `n`, over all its prompts (400 beyond).

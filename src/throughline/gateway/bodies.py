@@ -29,13 +29,17 @@ def deeper_than(body: bytes, depth: int) -> bool:
 class BodyBudget:
     """Counts the bytes of all bodies that have come and are not parsed yet.
 
+    Beyond the limit a body is refused that is larger than an equal share of it: some large ones do not keep everyone
+    else's requests out. So the bytes are at most twice the limit.
+
     Args:
-        limit: Most bytes at a time.
+        limit: See there.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
+        self.bodies = 0
 
     def hold(self) -> Hold:
         """The share of one request, empty at first."""
@@ -55,15 +59,20 @@ class Hold:
         """Counts bytes that have come.
 
         Raises:
-            ApiError: 429 when the bodies together are larger than the limit. One body alone always fits.
+            ApiError: 429 when the bodies together are larger than the limit and this one has more than its share. One
+                body alone always fits.
         """
         budget = self._budget
-        if budget.held > self._held and budget.held + size > budget.limit:
+        others = budget.held - self._held
+        bodies = budget.bodies + (not self._held)
+        if others and budget.held + size > budget.limit and self._held + size > budget.limit / bodies:
             raise overloaded("Too many request bodies are waiting to be read.", retry_after=_RETRY_SECONDS)
+        budget.bodies += bool(size) and not self._held
         self._held += size
         budget.held += size
 
     def release(self) -> None:
         """Counts them no more."""
         self._budget.held -= self._held
+        self._budget.bodies -= bool(self._held)
         self._held = 0

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.unit.gateway.fake_triton import FakeTriton
 from throughline.contracts.gateway import GatewaySpec
 from throughline.gateway import GatewayProcess
-from throughline.gateway.bodies import deeper_than
+from throughline.gateway.bodies import BodyBudget, deeper_than
+from throughline.gateway.errors import ApiError
 
 CHAT: dict[str, Any] = {"model": "lab", "messages": [{"role": "user", "content": "Hi"}]}
 JSON = st.recursive(
@@ -103,6 +104,23 @@ def test_a_deep_body_is_refused_and_one_at_the_limit_is_not(
     error = refused.json()["error"]
     assert (refused.status_code, error["code"]) == (400, "invalid_json")
     assert error["message"] == "The request body is nested too deeply: beyond 20 levels."
+
+
+def test_large_bodies_do_not_keep_small_ones_out() -> None:
+    budget = BodyBudget(1000)
+    large = [budget.hold() for _ in range(4)]
+    for hold in large:
+        hold.add(250)
+    small = budget.hold()
+    small.add(100)
+    small.add(100)
+    for hold in (small, large[0]):
+        with pytest.raises(ApiError):
+            hold.add(1)
+    for hold in (small, *large):
+        hold.release()
+    assert (budget.held, budget.bodies) == (0, 0)
+    large[0].add(5000)
 
 
 def test_bytes_of_all_bodies(make_spec: Callable[..., GatewaySpec], triton: FakeTriton) -> None:
