@@ -97,7 +97,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     def ModelStreamInfer(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:  # noqa: N802
         """Plays the script; without streaming the text goes in one message, as the engine model does."""
-        seen = _decode(next(requests), dict(context.invocation_metadata()))
+        request = next(requests, None)
+        if request is None:
+            # Cancelled before it came.
+            return
+        seen = _decode(request, dict(context.invocation_metadata()))
         context.add_callback(seen.cancelled.set)
         self.seen.append(seen)
         prompt_tokens = len(seen.prompt)
