@@ -25,7 +25,7 @@ from throughline.triton.frames import Step, from_engine
 from throughline.triton.requests import GenerateRequest
 from throughline.triton.streaming import FlushPolicy, Message
 
-EXAMPLES = int(os.environ.get("THROUGHLINE_STREAM_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("THROUGHLINE_STREAM_EXAMPLES", "120"))
 EOS, EOS_TEXT = 0, b"</s>"
 NONE, STOP, LENGTH = 0, 1, 2
 
