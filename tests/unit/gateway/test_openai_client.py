@@ -110,6 +110,7 @@ def test_parameters_reach_the_engine(client: openai.OpenAI, triton: FakeTriton) 
         "ignore_eos": True,
         "min_tokens": 3,
         "repetition_penalty": 1.5,
+        "return_perf_metrics": True,
     }
 
 
