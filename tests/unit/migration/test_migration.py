@@ -114,7 +114,7 @@ def test_quantised_engines(repository: Path, tmp_path: Path) -> None:
 def test_the_request_contract_is_whole() -> None:
     """Every tensor of our text contract has a line, and what is mapped goes where the llmapi model has an input."""
     inputs = {move.name: move for move in MOVES if move.kind == "input"}
-    ours = {"input_ids", "ignore_eos"}
+    ours = {"input_ids", "ignore_eos", "priority"}
     assert {name for name, _, _ in INPUTS} - ours <= set(inputs)
     known = {name for name, _, _ in llmapi.INPUTS} | {"sampling_param_return_perf_metrics"}
     assert {move.target for move in inputs.values() if move.target} <= known

@@ -384,7 +384,8 @@ def test_a_server_that_is_being_started_again_is_left_to_its_supervisor(
 def test_a_signal_while_it_starts_stops_it_and_one_more_is_ignored(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    former = signal.getsignal(number)
+    # Under nohup SIGHUP is ignored, and stays so.
+    former = signal.signal(number, signal.SIG_DFL)
     found, stopped = TritonServer(tmp_path, ["lab"], ServeSpec(), run_dir=tmp_path), []
 
     def start(ports: object) -> None:
@@ -397,10 +398,13 @@ def test_a_signal_while_it_starts_stops_it_and_one_more_is_ignored(
 
     monkeypatch.setattr(found, "_start_process", start)
     monkeypatch.setattr(found, "_stop_process", stop)
-    with pytest.raises(SystemExit) as ended, found:
-        pytest.fail("it started")
-    assert ended.value.code == 128 + number and stopped == [True]
-    assert signal.getsignal(number) is former
+    try:
+        with pytest.raises(SystemExit) as ended, found:
+            pytest.fail("it started")
+        assert ended.value.code == 128 + number and stopped == [True]
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, former)
 
 
 def test_a_signal_while_it_serves_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
