@@ -7,7 +7,7 @@ from typing import Any
 
 from throughline.contracts.engine import GuidedDecodingParams
 from throughline.gateway.upstream.contract import Ask, ModelShape, Tensors
-from throughline.gateway.upstream.text import TextReader, finish_word
+from throughline.gateway.upstream.text import TextReader
 
 
 class LlmapiContract:
@@ -71,20 +71,13 @@ class LlmapiContract:
 
 
 class LlmapiReader(TextReader):
-    """Reads NVIDIA's model, whose messages repeat the text so far, and ours, whose messages go on from it.
-
-    NVIDIA's writes the finish reason `None` until there is one, ours nothing.
-    """
+    """Reads messages that repeat the text so far."""
 
     def __init__(self, ask: Ask, count: Callable[[str], int]) -> None:
         super().__init__(ask, count)
-        self._repeats = False
         self._seen = 0
 
     def new_text(self, text: str, outputs: Mapping[str, bytes]) -> str:
         """See `TextReader`."""
-        self._repeats |= finish_word(outputs) == "None"
-        if not self._repeats:
-            return text
         new, self._seen = text[self._seen :], len(text)
         return new

@@ -116,11 +116,14 @@ class ResponseChannel:
     def __init__(self, sender: Any) -> None:
         self._sender = sender
         self.outputs: frozenset[str] | None = None
+        self._text = ""
 
     def send(self, message: Message, *, final: bool) -> None:
         """Sends the outputs that `model_config` declares."""
         if self.outputs is not None:
-            found = {"text_output": message.text, "finish_reason": message.finish_reason, "stop_reason": ""}
+            # As NVIDIA's llmapi model, whose messages repeat the text so far and write Python's None for what is not.
+            self._text += message.text
+            found = {"text_output": self._text, "finish_reason": message.finish_reason or "None", "stop_reason": "None"}
             tensors = [_bytes(name, text) for name, text in found.items() if name in self.outputs]
             if message.cum_log_prob is not None:
                 tensors.append(_floats("cumulative_logprob", [message.cum_log_prob]))
