@@ -100,7 +100,7 @@ class ChoiceRun:
         guard, metrics, attempt = self._job.model.guard, self._job.model.metrics, 0
         while True:
             try:
-                await self.tokens.send(await self._request())
+                self.tokens.send(await self._request())
                 await self.tokens.read()
             except ApiError as error:
                 guard.failed(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 from throughline.gateway.errors import ApiError
@@ -19,7 +20,7 @@ class TokenStream(Message):
     """One running request. `read` replaces the public attributes with those of the next message.
 
     Args:
-        call: The gRPC stream.
+        begin: Begins the gRPC call with a request and returns it.
         eof: What it gives after its last message.
         model: Name on Triton.
         heard: Where the time of each model's last message is kept.
@@ -36,12 +37,12 @@ class TokenStream(Message):
 
     __slots__ = (
         "_abort",
+        "_begin",
         "_call",
         "_eof",
         "_heard",
         "_model",
         "_reader",
-        "_sender",
         "error_type",
         "read_at",
         "started",
@@ -50,42 +51,38 @@ class TokenStream(Message):
     )
 
     def __init__(
-        self, call: Any, eof: object, model: str, heard: dict[str, float], reader: Reader, trace: CallTrace
+        self,
+        begin: Callable[[Any], Any],
+        eof: object,
+        model: str,
+        heard: dict[str, float],
+        reader: Reader,
+        trace: CallTrace,
     ) -> None:
         super().__init__()
         self.trace = trace
         self.error_type = ""
-        self._call = call
+        self._begin = begin
+        self._call: Any = None
         self._eof = eof
         self._model = model
         self._heard = heard
         self._reader = reader
         self._abort: Exception | None = None
-        self._sender: asyncio.Task[Any] | None = None
         self.started = False
         self.read_at = 0.0
         self.waiting_since = time.perf_counter()
 
-    async def send(self, request: Any) -> None:
-        """Writes the one request; raises as `read` does."""
-        sender = self._sender = asyncio.current_task()
-        try:
-            await self._call.write(request)
-            await self._call.done_writing()
-        except asyncio.InvalidStateError:
-            # The call has ended already; `read` says how.
-            return
-        except asyncio.CancelledError:
-            if self._abort is None:
-                raise
-            if sender is not None and self._sender is None:
-                # It was `abort` that cancelled, and nobody else.
-                sender.uncancel()
-            raise self._failed(self._abort) from None
-        except Exception as error:
-            raise self._failed(self._abort or rpc_error(error)) from None
-        finally:
-            self._sender = None
+    def send(self, request: Any) -> None:
+        """Begins the call with its one request.
+
+        Raises:
+            ApiError: As `abort` was called with.
+            ClientGoneError: After `abort` with it.
+        """
+        if self._abort is not None:
+            raise self._failed(self._abort)
+        self._call = self._begin(request)
 
     async def read(self) -> None:
         """Waits for the next message.
@@ -131,19 +128,18 @@ class TokenStream(Message):
         return error
 
     def abort(self, reason: Exception) -> None:
-        """Cancels the request upstream; a waiting `send` or `read` raises `reason`."""
+        """Cancels the request upstream; a waiting `read`, or a later `send`, raises `reason`."""
         if self._abort is None:
             self._abort = reason
             if not isinstance(reason, ClientGoneError):
                 self._heard.pop(self._model, None)
-            self._call.cancel()
-            if self._sender is not None:
-                # A write that waits for the call to begin would wait for ever (grpcio 1.85).
-                sender, self._sender = self._sender, None
-                sender.cancel()
+            if self._call is not None:
+                self._call.cancel()
 
     async def close(self) -> None:
         """Ends the call: waits shortly for the server's own end after the last message, else cancels it."""
+        if self._call is None:
+            return
         if self.finish_reason and not self._call.done():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_SECONDS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from typing import Any
 
@@ -28,6 +29,7 @@ _CHANNEL_OPTIONS = (
     # Where a name stands for several servers each request goes to the next one, not all to the first.
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 )
+_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 # Triton reports errors inside a stream as text unless a client asks for gRPC statuses.
 _METADATA = (("triton_grpc_error", "true"),)
 _PROBE = "Hello"
@@ -51,17 +53,24 @@ class TritonUpstream:
         self._probing: dict[str, asyncio.Lock] = {}
         self._channel: Any = None
         self._stub: Any = None
+        self._infer: Any = None
         self._eof: object = None
         self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Prepares the channel; it connects by itself when needed."""
         from grpc import aio
-        from tritonclient.grpc import service_pb2_grpc
+        from tritonclient.grpc import service_pb2, service_pb2_grpc
 
         self._eof = aio.EOF  # type: ignore[attr-defined]  # absent from grpc-stubs
         self._channel = aio.insecure_channel(self.url, options=_CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        # One request a call: the same bytes as the stub's stream of requests, with fewer turns of the event loop.
+        self._infer = self._channel.unary_stream(
+            _INFER,
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        )
         self._watcher = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
@@ -97,7 +106,7 @@ class TritonUpstream:
         tokens = self.start(model, contract.reader(ask), stream=False, seconds=self._timeouts.ready_seconds)
         try:
             async with asyncio.timeout(self._timeouts.ready_seconds):
-                await tokens.send(contract.request(model, ask, await self.shape(model, contract)))
+                tokens.send(contract.request(model, ask, await self.shape(model, contract)))
                 while not tokens.finish_reason:
                     await tokens.read()
         except (ApiError, TimeoutError):
@@ -131,7 +140,7 @@ class TritonUpstream:
     def start(
         self, model: str, reader: Reader, *, stream: bool, seconds: float, trace: RequestTrace = NO_TRACE
     ) -> TokenStream:
-        """Opens a call for a request to `model`; the caller sends, reads, and leaves through `finish` in any case.
+        """Makes a stream for a request to `model`; the caller sends, reads, and leaves through `finish` in any case.
 
         Args:
             model: Name on Triton.
@@ -141,8 +150,8 @@ class TritonUpstream:
             trace: Of what request it is a part.
         """
         call_trace = trace.call(self.url)
-        call = self._stub.ModelStreamInfer(timeout=seconds, metadata=_METADATA + call_trace.metadata)
-        tokens = TokenStream(call, self._eof, model, self._heard, reader, call_trace)
+        begin = functools.partial(self._infer, timeout=seconds, metadata=_METADATA + call_trace.metadata)
+        tokens = TokenStream(begin, self._eof, model, self._heard, reader, call_trace)
         self._streams[tokens] = self._timeouts.first_token_seconds if stream else seconds
         return tokens
 
