@@ -277,7 +277,7 @@ class TritonServer:
             for stub in self._stubs.get(model, []):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     stub.kill()
-            psutil.wait_procs(self._stubs.get(model, []), timeout=_DYING_SECONDS)
+            _wait_until_dead(self._stubs.get(model, []))
             del self._heartbeats[model]
 
     def _heartbeat(self, model: str, now: float) -> Heartbeat:
@@ -372,6 +372,13 @@ def run_until_signal(server: TritonServer) -> None:
             signal.signal(number, handler)
     if server.failure is not None:
         raise server.failure
+
+
+def _wait_until_dead(processes: Sequence[psutil.Process]) -> None:
+    """Waits a few seconds; a zombie is dead, and Triton never takes the exit code of a stub (psutil would wait on)."""
+    deadline = time.monotonic() + _DYING_SECONDS
+    while any(map(_lives, processes)) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _lives(process: psutil.Process) -> bool:
