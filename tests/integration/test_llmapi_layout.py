@@ -75,7 +75,7 @@ def test_both_contracts_give_the_same_answer(client: TritonClient, inputs: dict[
     # Each message of NVIDIA's model repeats the text so far, and has a reason that is the word None while there is none.
     assert all(after.text.startswith(before.text) for before, after in itertools.pairwise(other))
     assert [item.finish_reason for item in other] == ["None"] * (len(other) - 1) + [one[-1].finish_reason]
-    assert len(one) > 1 and len(other) > 1 or not stream
+    assert (len(one) > 1 and len(other) > 1) or not stream
 
 
 @pytest.mark.parametrize("stream", [False, True])
