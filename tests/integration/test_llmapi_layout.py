@@ -72,7 +72,7 @@ def test_both_contracts_give_the_same_answer(client: TritonClient, inputs: dict[
     one, other = list(client.stream("bls", asked)), list(client.stream("llmapi", translated(asked)))
     text = "".join(item.text for item in one)
     assert text and other[-1].text == text
-    # Each message of NVIDIA's model repeats the text so far, and has a reason that is the word None while there is none.
+    # Each message of NVIDIA's model repeats the text so far, and its reason is the word None while there is none.
     assert all(after.text.startswith(before.text) for before, after in itertools.pairwise(other))
     assert [item.finish_reason for item in other] == ["None"] * (len(other) - 1) + [one[-1].finish_reason]
     assert (len(one) > 1 and len(other) > 1) or not stream
