@@ -94,14 +94,8 @@ async def chat_job(exchange: Exchange, request: ChatRequest, models: ServedModel
     params = sampling(request, model.facts, model.contract, prompt_tokens=len(prompt), guide=use.guide)
     text = await _text(model, prompt, rendered, "messages")
     stream, usage = _streaming(request)
-    frames = functools.partial(
-        ChatFrames,
-        f"chatcmpl-{os.urandom(12).hex()}",
-        int(time.time()),
-        model.id,
-        model.fingerprint,
-        include_usage=usage,
-    )
+    head = (f"chatcmpl-{os.urandom(12).hex()}", int(time.time()), model.id, model.fingerprint)
+    frames = functools.partial(ChatFrames, *head, include_usage=usage)
     choices = [
         Choice(
             index, prompt, text, _seeded(params, index), frames(index=index), ToolCallParser() if use.parse else None
@@ -118,14 +112,8 @@ async def completion_job(exchange: Exchange, request: CompletionRequest, models:
     prompts = prompts_of(request)
     n = check_choices(request, prompts=len(prompts), limit=models.max_choices)
     stream, usage = _streaming(request)
-    frames = functools.partial(
-        TextFrames,
-        f"cmpl-{os.urandom(12).hex()}",
-        int(time.time()),
-        model.id,
-        model.fingerprint,
-        include_usage=usage,
-    )
+    head = (f"cmpl-{os.urandom(12).hex()}", int(time.time()), model.id, model.fingerprint)
+    frames = functools.partial(TextFrames, *head, include_usage=usage)
     choices: list[Choice] = []
     for position, given in enumerate(prompts):
         where = "prompt" if given is request.prompt else f"prompt[{position}]"

@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import math
 import resource
-import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,10 +14,11 @@ from throughline.contracts.errors import GatewayError
 from throughline.contracts.gateway import GatewaySpec
 from throughline.gateway import logs
 from throughline.gateway.app import GatewayApp, create_app
+from throughline.gateway.signals import ending_signals
 from throughline.gateway.workers import Place, supervise
 
 if TYPE_CHECKING:
-    import uvicorn
+    pass
 
 _BACKLOG = 1024
 # uvicorn ticks every 0.1 s.
@@ -124,7 +123,8 @@ def _server_class() -> Any:
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
-            with _signals(self):
+            # Its own version raises the signal again after the drain, and the process would die of it.
+            with ending_signals(self.handle_exit):
                 yield
 
     return Server
@@ -137,21 +137,6 @@ def _allow_files(connections: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
-
-
-@contextlib.contextmanager
-def _signals(server: uvicorn.Server) -> Iterator[None]:
-    """uvicorn's own version raises the signal again after the drain, and the process would die of it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    former = {number: signal.signal(number, server.handle_exit) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -6,14 +6,12 @@ import contextlib
 import logging
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from throughline.contracts.errors import GatewayError
 from throughline.contracts.gateway import GatewaySpec
 from throughline.gateway.board import Board
 from throughline.gateway.metrics import row_length
+from throughline.gateway.signals import ending_signals
 
 logger = logging.getLogger("throughline.gateway")
 # Beyond their own time to drain; `GatewayProcess` waits a little longer for us.
@@ -78,7 +77,7 @@ def supervise(spec: GatewaySpec, listener: socket.socket, on_ready: Callable[[],
         (folder / "gateway.json").write_text(spec.model_dump_json(), encoding="utf-8")
         supervisor = _Supervisor(spec, folder, listener)
         stack.callback(supervisor.kill)
-        stack.enter_context(_signals(supervisor))
+        stack.enter_context(ending_signals(supervisor.signalled))
         supervisor.run(on_ready)
 
 
@@ -195,20 +194,6 @@ class _Supervisor:
         for worker in self._workers:
             if worker.process is not None:
                 worker.process.terminate()
-
-
-@contextlib.contextmanager
-def _signals(supervisor: _Supervisor) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    former = {number: signal.signal(number, supervisor.signalled) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:

@@ -166,6 +166,24 @@ class Tensors:
         """Adds BYTES."""
         self.add(name, "BYTES", b"".join(map(_bytes, values)), len(values))
 
+    def steering(self, params: SamplingParams) -> None:
+        """Adds what ends, guides and penalises an answer, in the names of TensorRT-LLM's text models."""
+        if params.stop:
+            self.texts("stop_words", *params.stop)
+        if params.min_tokens:
+            self.integer("min_tokens", params.min_tokens)
+        if params.guided_decoding is not None:
+            kind, guide = guide_kind(params.guided_decoding)
+            self.texts("guided_decoding_guide_type", kind)
+            self.texts("guided_decoding_guide", guide)
+        for name, value, neutral in (
+            ("repetition_penalty", params.repetition_penalty, 1.0),
+            ("presence_penalty", params.presence_penalty, 0.0),
+            ("frequency_penalty", params.frequency_penalty, 0.0),
+        ):
+            if value != neutral:
+                self.number(name, value)
+
 
 def guide_kind(guide: GuidedDecodingParams) -> tuple[str, str]:
     """TensorRT-LLM's name of the guide's kind, and the guide."""

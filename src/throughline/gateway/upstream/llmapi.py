@@ -6,20 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from throughline.contracts.engine import GuidedDecodingParams
-from throughline.gateway.upstream.contract import Ask, ModelShape, Tensors
-from throughline.gateway.upstream.text import TextReader
+from throughline.gateway.upstream.contract import Ask, ModelShape
+from throughline.gateway.upstream.text import TextContract, TextReader
 
 
-class LlmapiContract:
+class LlmapiContract(TextContract):
     """See `Contract`. A checkpoint's own `repetition_penalty` is not sent, for which there is no input.
 
-    Args:
-        adds_special_tokens: Whether `LLM()` puts the tokenizer's own tokens around a text, as it does by default.
-        count: Tokens of a text.
+    `LLM()` puts the tokenizer's own tokens around a text by default.
     """
 
     name = "llmapi"
-    reads_text = True
     lacks: Mapping[str, str] = {
         "logprobs": "its answers have the sum of the log-probabilities alone",
         "ignore_eos": "it has no input for it",
@@ -28,31 +25,16 @@ class LlmapiContract:
         "priority": "it has no input for it",
     }
 
-    def __init__(self, *, adds_special_tokens: bool, count: Callable[[str], int]) -> None:
-        self.adds_special_tokens = adds_special_tokens
-        self._count = count
-
     def guide_refusal(self, guide: GuidedDecodingParams) -> str:
         """See `Contract`."""
         return "it has no guided decoding"
 
     def request(self, model: str, ask: Ask, shape: ModelShape) -> Any:
         """See `Contract`."""
-        tensors, params = Tensors(model, ask, batched=shape.batched), ask.params
-        tensors.request.parameters["triton_enable_empty_final_response"].bool_param = True
-        tensors.texts("text_input", ask.text)
+        tensors, params = self.tensors(model, ask, shape, "sampling_param_"), ask.params
         tensors.flag("streaming", ask.stream)
         tensors.flag("sampling_param_exclude_input_from_output", True)
         tensors.flag("return_finish_reason", True)
-        tensors.integer("sampling_param_max_tokens", params.max_tokens)
-        if params.temperature:
-            tensors.number("sampling_param_temperature", params.temperature)
-            # Without top_k and top_p `SamplingParams` is greedy.
-            tensors.number("sampling_param_top_p", params.top_p)
-            if params.top_k:
-                tensors.integer("sampling_param_top_k", params.top_k)
-        else:
-            tensors.integer("sampling_param_top_k", 1)
         if params.seed is not None:
             tensors.seed("sampling_param_seed", params.seed)
         if params.stop:

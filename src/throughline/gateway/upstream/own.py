@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from throughline.contracts.engine import GuidedDecodingParams, SamplingParams
-from throughline.gateway.upstream.contract import Ask, Message, ModelShape, Tensors, guide_kind
+from throughline.gateway.upstream.contract import Ask, Message, ModelShape, Tensors
 from throughline.gateway.upstream.faults import protocol_error
 
 _INT32, _INT64 = struct.Struct("<i"), struct.Struct("<q")
@@ -39,10 +39,6 @@ class OwnContract:
             tensors.number("top_p", params.top_p)
         if params.seed is not None:
             tensors.seed("seed", params.seed)
-        if params.stop:
-            tensors.texts("stop_words", *params.stop)
-        if params.min_tokens:
-            tensors.integer("min_tokens", params.min_tokens)
         if params.ignore_eos:
             tensors.flag("ignore_eos", True)
         tensors.flag("return_perf_metrics", True)
@@ -50,17 +46,7 @@ class OwnContract:
             tensors.flag("return_log_probs", True)
         if ask.priority:
             tensors.integer("priority", ask.priority)
-        if params.guided_decoding is not None:
-            kind, guide = guide_kind(params.guided_decoding)
-            tensors.texts("guided_decoding_guide_type", kind)
-            tensors.texts("guided_decoding_guide", guide)
-        for name, value, neutral in (
-            ("repetition_penalty", params.repetition_penalty, 1.0),
-            ("presence_penalty", params.presence_penalty, 0.0),
-            ("frequency_penalty", params.frequency_penalty, 0.0),
-        ):
-            if value != neutral:
-                tensors.number(name, value)
+        tensors.steering(params)
         return tensors.request
 
     def reader(self, ask: Ask) -> OwnReader:

@@ -7,12 +7,45 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from throughline.gateway.errors import timed_out, unavailable
-from throughline.gateway.upstream.contract import Ask, Message
+from throughline.gateway.upstream.contract import Ask, Message, ModelShape, Tensors
 from throughline.gateway.upstream.faults import protocol_error
 
 _LENGTH = struct.Struct("<I")
 _SETTLE_CHARACTERS = 1024
 _FINAL = "triton_final_response"
+
+
+class TextContract:
+    """What contracts share whose models read and write text.
+
+    Args:
+        adds_special_tokens: Whether the engine's tokenizer puts its own tokens around a text.
+        count: Tokens of a text.
+    """
+
+    reads_text = True
+
+    def __init__(self, *, adds_special_tokens: bool, count: Callable[[str], int]) -> None:
+        self.adds_special_tokens = adds_special_tokens
+        self._count = count
+
+    def tensors(self, model: str, ask: Ask, shape: ModelShape, prefix: str = "") -> Tensors:
+        """The text of a request and how to choose tokens; `prefix` goes before the names of the latter."""
+        tensors, params = Tensors(model, ask, batched=shape.batched), ask.params
+        # Without it nothing says that a stream has ended.
+        tensors.request.parameters["triton_enable_empty_final_response"].bool_param = True
+        tensors.texts("text_input", ask.text)
+        tensors.integer(f"{prefix}max_tokens", params.max_tokens)
+        if params.temperature:
+            tensors.number(f"{prefix}temperature", params.temperature)
+            # Without top_k and top_p TensorRT-LLM is greedy.
+            tensors.number(f"{prefix}top_p", params.top_p)
+            if params.top_k:
+                tensors.integer(f"{prefix}top_k", params.top_k)
+        else:
+            # Which temperature 0 is not to all its versions.
+            tensors.integer(f"{prefix}top_k", 1)
+        return tensors
 
 
 class TextReader:
