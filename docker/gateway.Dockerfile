@@ -16,7 +16,7 @@ RUN python subset.py requirements.lock gateway.packages > subset.txt \
     && python -m venv --without-pip /opt/gateway \
     && python -m pip --python /opt/gateway/bin/python install --no-cache-dir --no-deps --require-hashes \
         --only-binary :all: -r subset.txt
-COPY src/throughline/__init__.py src/throughline/vocabulary.py /opt/gateway/lib/python3.11/site-packages/throughline/
+COPY src/throughline/__init__.py src/throughline/stop_words.py src/throughline/vocabulary.py /opt/gateway/lib/python3.11/site-packages/throughline/
 COPY src/throughline/contracts /opt/gateway/lib/python3.11/site-packages/throughline/contracts
 COPY src/throughline/gateway /opt/gateway/lib/python3.11/site-packages/throughline/gateway
 # On a read-only root nothing can be compiled later.

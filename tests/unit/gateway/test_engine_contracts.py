@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 from tests.unit.gateway.fake_text_models import BLS, LLMAPI, OLD_BLS, FakeTextModels
 from throughline.contracts.gateway import GatewaySpec, ModelRoute
 from throughline.gateway import GatewayProcess
-from throughline.gateway.upstream.text import StopText, TokenCounter
+from throughline.gateway.upstream.text import TokenCounter
+from throughline.stop_words import StopWords
 
 USER: Any = [{"role": "user", "content": "Hi"}]
 SCHEMA: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
@@ -318,7 +319,7 @@ def test_a_long_text_is_counted_once(tokenizer: Tokenizer) -> None:
 
 @given(st.lists(st.text("abE", max_size=4), max_size=8), st.lists(st.text("abE", max_size=3), max_size=3))
 def test_stop_texts_do_not_depend_on_the_pieces(pieces: list[str], words: list[str]) -> None:
-    whole, split = StopText(words), StopText(words)
+    whole, split = StopWords(words), StopWords(words)
     text = "".join(pieces)
     found = whole.push(text) + whole.finish()
     shown = [split.push(piece) for piece in pieces]

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trtllm_words import words
-from throughline.triton.text.streams import StopWords, TextStream, whole_text
+from throughline.stop_words import StopWords
+from throughline.triton.text.streams import TextStream, whole_text
 from throughline.triton.text.tokenizer import TextTokenizer
 from throughline.triton.text.word_lists import embedding_bias, word_list
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from throughline.gateway.errors import timed_out, unavailable
 from throughline.gateway.upstream.contract import Ask, Message, ModelShape, Tensors
 from throughline.gateway.upstream.faults import protocol_error
+from throughline.stop_words import StopWords
 
 _LENGTH = struct.Struct("<I")
 _SETTLE_CHARACTERS = 1024
@@ -62,7 +63,7 @@ class TextReader:
 
     def __init__(self, ask: Ask, count: Callable[[str], int]) -> None:
         self._prompt_tokens, self._max_tokens = len(ask.prompt), ask.params.max_tokens
-        self._stop = StopText(ask.params.stop)
+        self._stop = StopWords(ask.params.stop)
         self._counter = TokenCounter(count)
 
     def take(self, response: Any, message: Message) -> bool:
@@ -125,41 +126,6 @@ class TokenCounter:
         if end > 0 and not self._rest[end - 1].isspace():
             self._settled += self._count(self._rest[:end])
             self._rest = self._rest[end:]
-
-
-class StopText:
-    """Ends a text before the first stop string to be completed; of those that end together the longest counts.
-
-    Args:
-        words: The stop strings; empty ones are ignored.
-    """
-
-    def __init__(self, words: Sequence[str]) -> None:
-        self._words = tuple(sorted({word for word in words if word}, key=len, reverse=True))
-        self._held = ""
-        self.found = False
-
-    def push(self, text: str) -> str:
-        """Adds text and returns what is now certain; nothing after a stop string."""
-        if self.found or not self._words:
-            return "" if self.found else text
-        text = self._held + text
-        ends = [(at + len(word), at) for word in self._words if (at := text.find(word)) >= 0]
-        if ends:
-            self.found, self._held = True, ""
-            return text[: min(ends)[1]]
-        most = min(len(self._words[0]) - 1, len(text))
-        keep = next((size for size in range(most, 0, -1) if self._begins(text[-size:])), 0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-    def finish(self) -> str:
-        """Returns what was held back; the text has ended."""
-        held, self._held = self._held, ""
-        return held
-
-    def _begins(self, ending: str) -> bool:
-        return any(word.startswith(ending) for word in self._words)
 
 
 def finish_word(outputs: Mapping[str, bytes]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from throughline.stop_words import StopWords
+
 Decode = Callable[[Sequence[int]], str]
 REPLACEMENT = "\ufffd"
 
@@ -53,36 +55,6 @@ class TextStream:
     def finish(self) -> str:
         """Returns what was held back because a stop word might have begun; the sequence has ended."""
         return self._stop.finish()
-
-
-class StopWords:
-    """Ends a text before the first stop word to be completed; of those that end together the longest counts."""
-
-    def __init__(self, words: Sequence[str]) -> None:
-        self._words = tuple(sorted({word for word in words if word}, key=len, reverse=True))
-        self._held = ""
-        self.found = False
-
-    def push(self, text: str) -> str:
-        """Adds text and returns what is now certain."""
-        if self.found or not self._words:
-            return "" if self.found else text
-        text = self._held + text
-        ends = [(at + len(word), at) for word in self._words if (at := text.find(word)) >= 0]
-        if ends:
-            self.found, self._held = True, ""
-            return text[: min(ends)[1]]
-        keep = next((size for size in range(len(self._words[0]) - 1, 0, -1) if self._begins(text[-size:], size)), 0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-    def finish(self) -> str:
-        """Returns what was held back."""
-        held, self._held = self._held, ""
-        return held
-
-    def _begins(self, ending: str, size: int) -> bool:
-        return len(ending) == size and any(len(word) > size and word.startswith(ending) for word in self._words)
 
 
 def whole_text(decode: Decode, token_ids: Sequence[int]) -> str:
