@@ -98,7 +98,11 @@ def run(
     try:
         if capture and _runs():
             _start(foreign)
-        _runner(name, nemo=nemo and _runs())(guarded)()
+        if _plain() and not nemo:
+            # Hydra's own front composes everything twice, once to learn whether it is a sweep.
+            guarded(compose(name, sys.argv[1:], schema=schema))
+        else:
+            _runner(name, nemo=nemo and _runs())(guarded)()
         if after_sweep is not None and _SWEEPS & set(sys.argv[1:]):
             after_sweep()
     except _Failed as failed:
@@ -151,6 +155,11 @@ def _start(foreign: console.Capture) -> None:
 def _runs() -> bool:
     """Whether the command runs the recipe: help and `--cfg` print through Hydra, which must not be caught."""
     return all(not argument.startswith("-") or argument in _SWEEPS for argument in sys.argv[1:])
+
+
+def _plain() -> bool:
+    """Whether the command line holds overrides of our own config alone."""
+    return not any(argument.startswith(("-", "hydra", "+hydra", "~hydra")) for argument in sys.argv[1:])
 
 
 def _log_path(store: ArtifactStore, name: str) -> Path:

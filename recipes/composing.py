@@ -34,8 +34,13 @@ def to_schema(config: DictConfig, schema: type[C]) -> C:
     return parse(schema, {str(key): value for key, value in values.items()}, where="")
 
 
-def compose(name: str, overrides: Sequence[str]) -> DictConfig:
+def compose(name: str, overrides: Sequence[str], *, schema: type[BaseModel] | None = None) -> DictConfig:
     """Composes a recipe's config without running it.
+
+    Args:
+        name: The recipe.
+        overrides: As on its command line.
+        schema: Its settings, where the caller has them; found by the name else.
 
     Raises:
         ConfigError: If an override or a preset does not exist.
@@ -45,7 +50,7 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     from hydra.core.global_hydra import GlobalHydra
 
     register_resolvers(name, "")
-    register_defaults(name, importlib.import_module(f"recipes.{name}").Config)
+    register_defaults(name, schema or importlib.import_module(f"recipes.{name}").Config)
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         try:
