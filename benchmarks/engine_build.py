@@ -10,10 +10,8 @@ besides; the golden prompts are a run of the finished engine and are given apart
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import cpu_engine
+from results_file import command_line, spread, write
 
 from throughline.contracts.engine import EngineSpec
 
@@ -75,22 +74,16 @@ def child(job: dict[str, Any]) -> None:
         print(json.dumps(build(Path(job["checkpoint"]), spec, Path(name) / "engine")))
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Returns the median and the range."""
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
-
-
 def main() -> None:
     """Measures, prints a line a build, and writes JSON."""
     if sys.argv[1:2] == ["--child"]:
         child(json.loads(sys.argv[2]))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, "engine_build")
     parser.add_argument("--checkpoint", type=Path, help="a Hugging Face folder; random weights of --shape without it")
     parser.add_argument("--shape", default="smollm2-135m", help="a name of engines/models")
     parser.add_argument("--precisions", nargs="+", choices=sorted(METHODS), default=["int8"])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "engine_build.json")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as work:
@@ -132,9 +125,7 @@ def main() -> None:
         "summary": summary,
         "rows": rows,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {args.out}")
+    write(args.out, values)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import json
 import multiprocessing
 import os
 import platform
-import statistics
 import struct
 import sys
 import threading
@@ -35,7 +34,9 @@ from typing import Any
 import grpc
 import httpx
 import psutil
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from instant_upstreams import TEXT, message
+from results_file import command_line, spread
+from tritonclient.grpc import service_pb2_grpc
 
 from throughline.artifacts.environment import processor_name
 from throughline.contracts.gateway import GatewayLimits, GatewaySpec, ModelRoute
@@ -44,7 +45,6 @@ from throughline.gateway import GatewayProcess
 
 MODEL = "scripted"
 SHORT_MESSAGES = 2
-TEXT = " word"
 SETTLE_SECONDS = 0.5
 TIMES = ("arrival", "first_token", "last_token")
 
@@ -58,22 +58,8 @@ class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         values = {item.name: raw for item, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
         (count,) = struct.unpack("<i", values["max_tokens"])
         for number in range(1, count + 1):
-            yield _message(number, len(values["input_ids"]) // 4, "length" if number == count else "")
-
-
-def _message(number: int, prompt_tokens: int, reason: str) -> Any:
-    response = service_pb2.ModelInferResponse(model_name=MODEL)
-    for name, kind, raw in (
-        ("text_output", "BYTES", struct.pack("<I", len(TEXT)) + TEXT.encode()),
-        ("finish_reason", "BYTES", struct.pack("<I", len(reason)) + reason.encode()),
-        ("prompt_tokens", "INT32", struct.pack("<i", prompt_tokens)),
-        ("completion_tokens", "INT32", struct.pack("<i", number)),
-        ("output_ids", "INT32", struct.pack("<i", 5)),
-        *((f"{name}_time_ns", "INT64", struct.pack("<q", time.monotonic_ns())) for name in TIMES),
-    ):
-        response.outputs.add(name=name, datatype=kind, shape=[1])
-        response.raw_output_contents.append(raw)
-    return service_pb2.ModelStreamInferResponse(infer_response=response)
+            reason, size = "length" if number == count else "", len(values["input_ids"]) // 4
+            yield message(TEXT, reason, prompt_tokens=size, completion_tokens=number, times=TIMES)
 
 
 def upstream(streams: int, ready: Connection) -> None:
@@ -178,11 +164,7 @@ def variants(stack: contextlib.ExitStack, tracing: bool) -> dict[str, GatewayTra
 
 def summary(rounds: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Median and range of each figure."""
-    return {
-        name: {"median": statistics.median(values), "least": min(values), "most": max(values)}
-        for name in rounds[0]
-        if (values := [each[name] for each in rounds])
-    }
+    return {name: spread(values) for name in rounds[0] if (values := [each[name] for each in rounds])}
 
 
 def differences(rounds: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -197,7 +179,7 @@ def differences(rounds: dict[str, list[dict[str, float]]]) -> dict[str, dict[str
 
 def main() -> int:
     """Prints one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--engine", type=Path, required=True, help="folder of an engine: its tokenizer and template")
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--messages", type=int, default=200, help="of a long answer")

@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from typing import Any
 import psutil
 from http_load import Client, quantile
 from instant_upstreams import MODEL, TOKENS
+from results_file import command_line, spread, write
 
 ROOT = Path(__file__).resolve().parents[1]
 PROXY_CORE, OTHER_CORE = 0, 1
@@ -261,11 +261,6 @@ def measure(args: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median and range."""
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
-
-
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """By kind of answer: figures of both, and the ratio of requests a second and core, round by round."""
     found: dict[str, Any] = {}
@@ -289,7 +284,7 @@ def main() -> None:
         kinds = {"burst": burst, "paced": paced, "paced_grpc": paced_grpc}
         json.dump(asyncio.run(kinds[sys.argv[2]](json.load(sys.stdin))), sys.stdout)
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, "gateway_peers")
     parser.add_argument("--engine", type=Path, required=True, help="folder of an engine: its tokenizer and template")
     parser.add_argument("--litellm-python", type=Path, required=True, help="interpreter with litellm[proxy]")
     parser.add_argument("--connections", type=int, default=16)
@@ -297,7 +292,6 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=25.0, help="requests a second of the paced load")
     parser.add_argument("--paced", type=int, default=50, help="requests of the paced load")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "gateway_peers.json")
     args = parser.parse_args()
     version = [str(args.litellm_python), "-c", "from importlib.metadata import version; print(version('litellm'))"]
     seen = subprocess.run(version, check=True, capture_output=True, text=True).stdout.strip()
@@ -305,10 +299,8 @@ def main() -> None:
         rows = measure(args, Path(work))
     facts = {"command": " ".join(["python", *sys.argv]), "litellm": seen, "cores": os.cpu_count()}
     values = facts | {"summary": summary(rows), "rows": rows}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(values["summary"], indent=1))
-    print(f"written to {args.out}")
+    write(args.out, values)
 
 
 if __name__ == "__main__":

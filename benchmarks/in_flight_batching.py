@@ -8,7 +8,6 @@ short one would wait for the long one's end; its latency is given as a share of 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import threading
@@ -16,6 +15,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from results_file import command_line
 
 from recipes import references, service
 from throughline.artifacts import ArtifactStore
@@ -54,7 +55,7 @@ def one_round(url: str, model: str) -> dict[str, float]:
 
 def main() -> int:
     """Runs the comparison and prints one JSON object; returns 1 if the short request ever waited."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--engine", default="promoted", help="digest of an engine artifact, or `promoted`")
     parser.add_argument("--profile", default="laptop", help="the profile that promoted it")
     parser.add_argument("--home", default="artifacts", help="the artifact store")

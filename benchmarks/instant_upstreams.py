@@ -14,7 +14,8 @@ import json
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 MODEL = "instant"
@@ -23,26 +24,36 @@ TEXT = " word"
 PROMPT_TOKENS = 20
 
 
-def grpc_messages(*, stream: bool) -> list[bytes]:
-    """The serialised messages of an answer."""
+def message(text: str, reason: str, *, prompt_tokens: int, completion_tokens: int, times: Sequence[str] = ()) -> Any:
+    """A message of our engine model; its `times` are all now."""
     from tritonclient.grpc import service_pb2
 
+    response = service_pb2.ModelInferResponse(model_name=MODEL)
+    for name, kind, raw in (
+        ("text_output", "BYTES", _string(text)),
+        ("finish_reason", "BYTES", _string(reason)),
+        ("prompt_tokens", "INT32", struct.pack("<i", prompt_tokens)),
+        ("completion_tokens", "INT32", struct.pack("<i", completion_tokens)),
+        ("output_ids", "INT32", struct.pack("<i", 5)),
+        *((f"{name}_time_ns", "INT64", struct.pack("<q", time.monotonic_ns())) for name in times),
+    ):
+        response.outputs.add(name=name, datatype=kind, shape=[1])
+        response.raw_output_contents.append(raw)
+    return service_pb2.ModelStreamInferResponse(infer_response=response)
+
+
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<I", len(data)) + data
+
+
+def grpc_messages(*, stream: bool) -> list[bytes]:
+    """The serialised messages of an answer."""
     found = []
     for number in range(1, TOKENS + 1) if stream else (TOKENS,):
-        response = service_pb2.ModelInferResponse(model_name=MODEL)
-        text = (TEXT if stream else TEXT * TOKENS).encode()
-        reason = b"length" if number == TOKENS else b""
-        for name, kind, raw in (
-            ("text_output", "BYTES", struct.pack("<I", len(text)) + text),
-            ("finish_reason", "BYTES", struct.pack("<I", len(reason)) + reason),
-            ("prompt_tokens", "INT32", struct.pack("<i", PROMPT_TOKENS)),
-            ("completion_tokens", "INT32", struct.pack("<i", number)),
-            ("output_ids", "INT32", struct.pack("<i", 5)),
-        ):
-            response.outputs.add(name=name, datatype=kind, shape=[1])
-            response.raw_output_contents.append(raw)
-        found.append(service_pb2.ModelStreamInferResponse(infer_response=response).SerializeToString())
-    return found
+        said, reason = TEXT if stream else TEXT * TOKENS, "length" if number == TOKENS else ""
+        found.append(message(said, reason, prompt_tokens=PROMPT_TOKENS, completion_tokens=number))
+    return [each.SerializeToString() for each in found]
 
 
 async def serve_grpc() -> None:

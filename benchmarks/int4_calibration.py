@@ -24,6 +24,8 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from results_file import command_line
+
 from throughline import engines
 from throughline.contracts.engine import CalibrationData, EngineSpec
 from throughline.contracts.evaluation import SuiteSpec
@@ -135,10 +137,9 @@ def measure(args: argparse.Namespace, values: dict[str, Any], scratch: Path, ref
 
 def main() -> int:
     """Measures what the result file lacks and writes it after each variant."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, "int4_calibration")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "int4_calibration.json")
     parser.add_argument(
         "--only", nargs="*", choices=sorted(VARIANTS), default=sorted(VARIANTS, key=list(VARIANTS).index)
     )

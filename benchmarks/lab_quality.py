@@ -9,7 +9,6 @@ stages are those of `recipes.lifecycle` up to the evaluation, in its artifact st
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from results_file import command_line
 
 from recipes import app, lifecycle, stage_seconds
 from recipes.lifecycle_run import Run
@@ -89,10 +90,9 @@ def table(found: dict[str, dict[str, Any]], asked: str) -> Table:
 
 def main() -> None:
     """Measures, prints tables, and writes JSON after each seed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, "lab_quality")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of recipes.train")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "lab_quality.json")
     arguments = parser.parse_args()
     found: dict[str, dict[str, Any]] = {}
     for seed in arguments.seeds:

@@ -20,7 +20,6 @@ import contextlib
 import json
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from typing import Any
 
 import psutil
 from http_load import Answer, Client, quantile
+from results_file import command_line, spread, write
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "overload"
@@ -249,7 +249,7 @@ def main() -> None:
     if sys.argv[1:] == ["--child"]:
         json.dump(asyncio.run(generate(json.load(sys.stdin))), sys.stdout)
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, "overload")
     parser.add_argument("--engine", type=Path, required=True)
     parser.add_argument("--users", type=int, nargs="+", default=[8, 16, 32])
     parser.add_argument("--closed-seconds", type=float, default=35.0, help="of each step of the ladder")
@@ -261,7 +261,6 @@ def main() -> None:
     parser.add_argument("--output-tokens", type=int, default=16, help="likewise")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--add", action="store_true", help="keeps the repeats that the file has already")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "overload.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         found = measure(args, Path(work))
@@ -269,7 +268,7 @@ def main() -> None:
         found["repeats"] = json.loads(args.out.read_text("utf-8"))["repeats"] + found["repeats"]
     rows = [item["overload"] for item in found["repeats"]]
     summary = {
-        key: {"median": statistics.median(values), "least": min(values), "most": max(values)}
+        key: spread(values)
         for key in (
             "of_peak",
             "of_closed_after",
@@ -281,10 +280,8 @@ def main() -> None:
         if (values := [row[key] for row in rows])
     }
     facts = {"command": " ".join(["python", *sys.argv]), "cores": os.cpu_count(), "slo_seconds": args.slo_seconds}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(facts | {"summary": summary} | found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(summary, indent=1))
-    print(f"written to {args.out}")
+    write(args.out, facts | {"summary": summary} | found)
 
 
 if __name__ == "__main__":

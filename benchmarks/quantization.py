@@ -12,7 +12,6 @@ arithmetic, and leaves what ours adds.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import json
@@ -25,6 +24,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from results_file import command_line, spread, write
 
 from throughline.contracts.quantization import QuantSpec
 from throughline.quantization.record import Record
@@ -100,7 +101,7 @@ def measured(device: str) -> Iterator[dict[str, float]]:
 
 def main() -> None:
     """Measures, prints a line a run, and writes JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, "quantization")
     parser.add_argument("--model", default="smollm2-135m", help="a name of engines/models")
     parser.add_argument("--formats", nargs="+", default=["fp8"])
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -110,7 +111,6 @@ def main() -> None:
     parser.add_argument("--score", type=int, default=0, help="records to compare losses on")
     parser.add_argument("--bare-dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the bare tool")
     parser.add_argument("--no-bare", action="store_true", help="ours alone")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quantization.json"))
     arguments = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
@@ -149,13 +149,11 @@ def main() -> None:
     for qformat in arguments.formats if not arguments.no_bare else ():
         times = {who: [r["seconds"] for r in rows if r["format"] == qformat and r["who"] == who] for who in runs}
         each = [mine / theirs for mine, theirs in zip(times["ours"], times["bare"], strict=True)]
-        ratios[qformat] = {"median": statistics.median(each), "least": min(each), "most": max(each)}
+        ratios[qformat] = spread(each)
         print(f"{qformat}: ours / bare {statistics.median(each):.3f} [{min(each):.3f}, {max(each):.3f}]")
     host = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{os.cpu_count()} cores"
     values = {"model": arguments.model, "device": host, "torch": torch.__version__, "ratios": ratios, "rows": rows}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    print(f"written {arguments.out}")
+    write(arguments.out, values)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from typing import Any
 
 import httpx
 import psutil
+from results_file import command_line, spread, write
 
 from throughline.contracts.engine import SamplingParams
 from throughline.contracts.gateway import GatewayLimits, GatewaySpec, ModelRoute
@@ -317,7 +318,7 @@ def main() -> None:
     if sys.argv[1:] == ["--child"]:
         print(json.dumps(raw(json.load(sys.stdin))))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, "serving")
     parser.add_argument("--engine", type=Path, required=True)
     parser.add_argument("--users", type=int, nargs="+", default=[0, 1, 8, 32, 128])
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS))
@@ -329,7 +330,6 @@ def main() -> None:
     parser.add_argument("--paced", type=int, default=60, help="requests of a paced cell")
     parser.add_argument("--paced-tokens", type=int, nargs=2, default=[16, 8], help="of its prompts and answers")
     parser.add_argument("--pace", type=float, default=0.5, help="seconds between two of its requests")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "serving.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         rows = measure(args, Path(work))
@@ -344,9 +344,7 @@ def main() -> None:
             )
         )
     values = {"command": " ".join(["python", *sys.argv]), "cores": os.cpu_count(), "compared": compared, "rows": rows}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {args.out}")
+    write(args.out, values)
 
 
 def compare(rows: list[dict[str, Any]], users: list[int], layers: list[str]) -> list[dict[str, Any]]:
@@ -362,11 +360,6 @@ def compare(rows: list[dict[str, Any]], users: list[int], layers: list[str]) -> 
             line[f"{name}_added_ms"] = spread([1000 * (over[name] - under[name]) for over, under in pairs])
         found.append(line)
     return found
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and most."""
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import statistics
 import sys
@@ -24,6 +23,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from results_file import command_line, write
 
 from throughline.contracts.training import PeftSpec, TrackingSpec, TrainerSpec
 from throughline.training.packing import Record
@@ -184,13 +185,12 @@ def trainer_batch(items: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
 
 def main() -> None:
     """Measures, prints a table, and writes JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, "training_throughput")
     parser.add_argument("--dataset", type=Path, required=True, help="dataset artifact")
     parser.add_argument("--base", type=Path, required=True, help="checkpoint folder")
     parser.add_argument("--batch", type=int, default=4, help="records in a step")
     parser.add_argument("--steps", type=int, default=6, help="steps of each candidate in a round")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/training_throughput.json"))
     arguments = parser.parse_args()
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     candidates: dict[str, Callable[[Path, Path, TrainerSpec], float]] = {
@@ -235,8 +235,7 @@ def report(found: dict[str, list[float]], arguments: argparse.Namespace) -> None
     print_table(Table("LoRA training", columns, rows, note=note))
     command = f"python benchmarks/training_throughput.py --batch {arguments.batch} --steps {arguments.steps}"
     result = {"command": command, "environment": describe_environment(), "candidates": values}
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"where  {arguments.out}")
+    write(arguments.out, result)
 
 
 if __name__ == "__main__":
