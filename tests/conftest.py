@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from tests.collector import Collector, collecting
 from tests.tiny import VOCAB_SIZE, save_tiny_tokenizer
+from throughline.artifacts import ArtifactStore
 
 # A loaded machine is no failure, and nothing is left in the working folder.
 settings.register_profile("throughline", deadline=None, database=None)
@@ -34,6 +35,13 @@ class RunningTriton:
     metrics_port: int
     model: str
     engine_dir: Path
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    """An artifact store of the test's own, whatever the environment says."""
+    monkeypatch.delenv("THROUGHLINE_HOME", raising=False)
+    return ArtifactStore(tmp_path / "artifacts")
 
 
 @pytest.fixture(scope="session")

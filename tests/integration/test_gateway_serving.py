@@ -6,8 +6,7 @@ import asyncio
 import json
 import re
 import secrets
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.collector import Collector
 from tests.conftest import RunningTriton
+from tests.waiting import until
 from throughline import engines
 from throughline.contracts.engine import SamplingParams
 from throughline.contracts.gateway import GatewaySpec, ModelRoute
@@ -35,7 +35,6 @@ LOOKUP = {
     "additionalProperties": False,
 }
 TOOLS: Any = [{"type": "function", "function": {"name": "lookup", "parameters": LOOKUP}}]
-WAIT = 15.0
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +63,6 @@ def ask(client: openai.OpenAI, **fields: Any) -> Any:
 
 def joined(chunks: list[Any]) -> str:
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-
-
-def until(condition: Callable[[], bool]) -> bool:
-    """Asks again until it holds; each question waits for a server's answer."""
-    deadline = time.monotonic() + WAIT
-    while not (held := condition()) and time.monotonic() < deadline:
-        pass
-    return held
 
 
 def active(triton_server: RunningTriton) -> float:

@@ -43,12 +43,6 @@ def folder(tmp_path: Path, tiny_checkpoint: Path) -> Path:
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / "own"))
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
-    monkeypatch.delenv("THROUGHLINE_HOME", raising=False)
-    return ArtifactStore(tmp_path / "artifacts")
-
-
 def cpu(store: ArtifactStore, folder: Path) -> Artifact:
     return build.make(config(store, "quant=f32", *SMALL).model_copy(update={"checkpoint": str(folder)}))
 

@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from tests.unit.gateway.fake_triton import Fail, FakeTriton, Say, Seen, say
+from tests.unit.gateway.openai_errors import error_of
 from throughline.gateway import GatewayProcess
 
 CHAT = {"model": "lab", "messages": [{"role": "user", "content": "Hi"}]}
@@ -21,14 +22,6 @@ TOOL = {"type": "function", "function": {"name": "find"}}
 def post(gateway: GatewayProcess, body: Any, path: str = "chat/completions") -> httpx.Response:
     content = body if isinstance(body, bytes | str) else json.dumps(body)
     return httpx.post(f"{gateway.url}/v1/{path}", content=content, timeout=20)
-
-
-def error_of(response: httpx.Response) -> dict[str, Any]:
-    body = response.json()
-    assert list(body) == ["error"]
-    assert list(body["error"]) == ["message", "type", "param", "code"]
-    error: dict[str, Any] = body["error"]
-    return error
 
 
 @pytest.mark.parametrize(

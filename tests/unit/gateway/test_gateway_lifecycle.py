@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.unit.gateway.fake_triton import Fail, FakeTriton, Say, Seen, say
+from tests.waiting import until
 from throughline.contracts.errors import GatewayError
 from throughline.contracts.gateway import GatewaySpec
 from throughline.gateway import GatewayProcess
@@ -99,14 +99,6 @@ def metric(gateway: GatewayProcess, name: str, **labels: str) -> float:
             if sample.name == name and labels.items() <= sample.labels.items():
                 return sample.value
     return 0.0
-
-
-def until(condition: Callable[[], bool]) -> bool:
-    """Asks again until it holds; each question waits for an answer of the gateway's."""
-    deadline = time.monotonic() + WAIT
-    while not (held := condition()) and time.monotonic() < deadline:
-        pass
-    return held
 
 
 @pytest.mark.parametrize("stream", [True, False])

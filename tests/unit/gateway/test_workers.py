@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.unit.gateway.fake_triton import Fail, FakeTriton, Say, Seen
+from tests.waiting import until
 from throughline.contracts.errors import GatewayError
 from throughline.contracts.gateway import GatewaySpec
 from throughline.gateway import GatewayProcess
@@ -117,8 +117,8 @@ def test_limits_are_those_of_all_and_a_death_frees_its_part(many: Many, held: He
                 future.result()
     held.go.set()
     # Another takes its place, with its numbers; meanwhile the second serves.
-    until(lambda: many.chat().is_success)
-    until(lambda: len(many.workers()) == 2 and first not in many.workers())
+    assert until(lambda: many.chat().is_success)
+    assert until(lambda: len(many.workers()) == 2 and first not in many.workers())
     with many.only(0):
         assert many.chat().is_success
         assert many.metric("vllm:num_requests_running") == 0
@@ -182,9 +182,3 @@ def test_a_board_adds_up_rows_and_forgets_one(tmp_path: Path) -> None:
         assert boards[0].sums().take(2)[1] == 4.5
         with pytest.raises(ValueError, match="asked for 3"):
             boards[0].row().take(3)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline

@@ -53,12 +53,6 @@ def make(store: ArtifactStore, *overrides: str) -> Artifact:
     return build.make(app.to_schema(app.compose("build", settings), build.Config))
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
-    monkeypatch.delenv("THROUGHLINE_HOME", raising=False)
-    return ArtifactStore(tmp_path / "artifacts")
-
-
 def test_the_dataset_of_a_calibrated_build_is_an_input(store: ArtifactStore, tiny_checkpoint: Path) -> None:
     dataset = make_dataset(store, tiny_checkpoint / "tokenizer.json")
     engine = make(store, f"checkpoint={tiny_checkpoint}")

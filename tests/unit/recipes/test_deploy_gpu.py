@@ -27,12 +27,6 @@ ROOT = Path(__file__).resolve().parents[3]
 NEED = Requirement(gpus=1, gpu_bytes=1, disk_bytes=1, seconds=1.0)
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
-    monkeypatch.delenv("THROUGHLINE_HOME", raising=False)
-    return ArtifactStore(tmp_path / "artifacts")
-
-
 def job(store: ArtifactStore, checkpoint: Artifact | None = None, **spec: Any) -> Artifact:
     built = EngineSpec(**{"backend": "tensorrt", "max_num_tokens": 4096} | spec)
     inputs = {"checkpoint": checkpoint} if checkpoint else {}

@@ -37,12 +37,6 @@ def report(algorithm: str, kv: str | None, loss: LossChange | None) -> QuantRepo
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
-    monkeypatch.delenv("THROUGHLINE_HOME", raising=False)
-    return ArtifactStore(tmp_path / "artifacts")
-
-
-@pytest.fixture
 def quantised(store: ArtifactStore, tiny_checkpoint: Path) -> Callable[..., Artifact]:
     def make(algorithm: str = "FP8", loss: LossChange | None = LOSS, *, kv: str | None = None) -> Artifact:
         config = {"algorithm": algorithm, "kv": kv, "scored": loss is not None}
