@@ -92,6 +92,27 @@ def test_every_panel_asks_for_what_we_export(engine_series: Series) -> None:
     assert any(name in gateway_series() for name in asked) and any(name in engine_series for name in asked)
 
 
+# A panel says the same by another name: TensorRT-LLM's for the engine, vLLM's for the gateway.
+ELSEWHERE = (
+    "gen_ai_",
+    "vllm:request_time_per_output_token_seconds",
+    "vllm:request_prompt_tokens",
+    "vllm:request_generation_tokens",
+    "vllm:kv_cache_usage_perc",
+    "vllm:num_requests_waiting",
+)
+
+
+def test_everything_that_we_export_has_a_panel(engine_series: Series) -> None:
+    asked = {name for _, expression in expressions() for name in selectors(expression)}
+    exported = {
+        re.sub("_(bucket|sum|count|created)$", "", name)
+        for name in gateway_series() | engine_series
+        if not name.startswith(ELSEWHERE)
+    }
+    assert exported - {re.sub("_bucket$", "", name) for name in asked} == set()
+
+
 def test_a_legend_names_labels_that_are_left() -> None:
     for panel in DASHBOARD["panels"]:
         for target in panel.get("targets", []):
