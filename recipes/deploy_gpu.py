@@ -72,6 +72,16 @@ def find_target(store: ArtifactStore, reference: str) -> GpuTarget | None:
     )
 
 
+def deployed_target(store: ArtifactStore, reference: str) -> GpuTarget | None:
+    """Returns what `find_target` does, for a deployment that was rendered of a build job too."""
+    try:
+        deployment = store.get(reference, "deployment")
+    except ArtifactError:
+        return find_target(store, reference)
+    job = deployment.manifest.inputs.get("build_job")
+    return None if job is None else find_target(store, job)
+
+
 def _tokenizer(store: ArtifactStore, job: Artifact) -> Tokenizer | None:
     """The checkpoint's tokenizer, if it was built from an artifact that is here."""
     digest = job.manifest.inputs.get("checkpoint")

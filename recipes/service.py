@@ -50,14 +50,18 @@ class GatewaySettings(StrictModel):
         check_open(self.host, self.keys, allow_open=self.allow_open)
         return self
 
-    def spec(self, name: str, upstream: str, engine_dir: Path, log_format: str) -> GatewaySpec:
+    def route(self, name: str, upstream: str, engine_dir: Path) -> ModelRoute:
+        """Returns the route of one model, which our engine model serves under its own name."""
+        return ModelRoute(id=name, upstream=upstream, triton_model=name, engine_dir=engine_dir)
+
+    def spec(self, route: ModelRoute, log_format: str) -> GatewaySpec:
         """Returns the full spec for one model.
 
         Raises:
             ConfigError: If the settings contradict one another.
         """
-        route = ModelRoute(id=name, upstream=upstream, triton_model=name, engine_dir=engine_dir)
-        values = {**self.model_dump(), "models": (route.model_dump(),), "log_format": log_format}
+        shared = self.model_dump(include=set(GatewaySettings.model_fields))
+        values = {**shared, "models": (route.model_dump(),), "log_format": log_format}
         return parse(GatewaySpec, values, where="gateway")
 
 
@@ -97,7 +101,7 @@ def gateway(server: TritonServer, name: str, engine: Artifact, settings: Gateway
     """Runs the gateway in a process of its own before a server."""
     from throughline.gateway.process import GatewayProcess
 
-    with GatewayProcess(settings.spec(name, server.grpc_url, engine.path, "human")) as process:
+    with GatewayProcess(settings.spec(settings.route(name, server.grpc_url, engine.path), "human")) as process:
         yield process
 
 

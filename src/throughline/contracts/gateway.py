@@ -11,6 +11,12 @@ from pydantic import Field, model_validator
 from throughline.contracts.config import StrictModel
 from throughline.contracts.tracing import GatewayTracing
 
+# Steps of priority in each direction, as the engine model takes them.
+MAX_PRIORITY = 100
+
+
+ContractName = Literal["throughline", "bls", "llmapi"]
+
 
 class ModelRoute(StrictModel):
     """One model that clients can name.
@@ -19,19 +25,23 @@ class ModelRoute(StrictModel):
         id: The name in OpenAI requests.
         upstream: `host:port` of Triton's gRPC endpoint.
         triton_model: Name of the engine model on Triton.
-        engine_dir: Engine folder with `engine.json`, `tokenizer.json` and the chat template.
+        engine_dir: Engine folder with `engine.json`, `tokenizer.json` and the chat template. For the contracts `bls`
+            and `llmapi` a folder without `engine.json` does: a checkpoint's, or any with the tokenizer's files and
+            the `config.json` of the checkpoint or of TensorRT-LLM's engine.
         contract: What the engine model speaks: ours (token ids in, counts out), that of TensorRT-LLM's
             `tensorrt_llm_bls` and `ensemble`, or that of its `llmapi` layout. The last two read and write text alone.
         add_special_tokens: Whether such an engine's tokenizer puts its own tokens around the text; None for what the
             layout does by default, which is no for `bls` as we render it and yes for `llmapi`.
+        max_seq_len: Prompt plus output tokens of one request; None for what the folder says.
     """
 
     id: str = Field(min_length=1)
     upstream: str = Field(default="127.0.0.1:8001", pattern=r"^[^/\s]+:\d+$")
     triton_model: str = Field(min_length=1)
     engine_dir: Path
-    contract: Literal["throughline", "bls", "llmapi"] = "throughline"
+    contract: ContractName = "throughline"
     add_special_tokens: bool | None = None
+    max_seq_len: int | None = Field(default=None, ge=2)
 
 
 class GatewayLimits(StrictModel):

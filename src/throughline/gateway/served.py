@@ -109,8 +109,8 @@ class ServedModels:
 
 
 def _served(route: ModelRoute, metrics: ModelMetrics, upstream: TritonUpstream, guard: Guard) -> ServedModel:
-    facts = load_facts(route.engine_dir)
+    facts = load_facts(route)
     encoder = PromptEncoder(route.engine_dir, max_seq_len=facts.max_seq_len)
-    fingerprint = f"fp_{facts.digest[:12]}_{facts.precision}"
+    fingerprint = "_".join(filter(None, ("fp", facts.digest[:12], facts.precision)))
     contract = contract_of(route, encoder.count)
     return ServedModel(route.id, route.triton_model, facts, encoder, metrics, upstream, contract, guard, fingerprint)

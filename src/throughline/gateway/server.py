@@ -14,6 +14,7 @@ from throughline.contracts.errors import GatewayError
 from throughline.contracts.gateway import GatewaySpec
 from throughline.gateway import logs
 from throughline.gateway.app import GatewayApp, create_app
+from throughline.gateway.fit import check_fit
 from throughline.gateway.signals import ending_signals
 from throughline.gateway.workers import Place, supervise
 
@@ -49,14 +50,17 @@ def serve(
     Raises:
         EngineError: If an engine folder is none.
         ConfigError: If its `engine.json` does not validate.
-        GatewayError: If the address or the key store cannot be used, or a folder lacks what a prompt needs.
+        GatewayError: If the address or the key store cannot be used, a folder lacks what a prompt needs, or a model
+            on Triton has not the tensors of its contract.
         MissingDependencyError: If the key store needs a package that is not there.
     """
     logs.configure(spec.log_format, log_stream)
     if place is not None:
         listener = socket.socket(fileno=place.listener)
         _serve(create_app(spec, place.board(spec)), spec, listener, on_ready)
-    elif spec.workers > 1:
+        return
+    check_fit(spec)
+    if spec.workers > 1:
         listener = _listen(spec.host, spec.port)
         supervise(spec, listener, lambda: on_ready(_url(listener)) if on_ready is not None else None)
     else:

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from tests.tiny import save_tiny_tokenizer, write_engine_info
+from tests.unit.gateway.fake_text_models import FakeTextModels
 from tests.unit.gateway.fake_triton import MODEL, FakeTriton, say
 from throughline.contracts.gateway import GatewaySpec, ModelRoute
 from throughline.gateway import GatewayProcess
@@ -40,6 +41,15 @@ def triton(running_triton: FakeTriton) -> FakeTriton:
     running_triton.ready = True
     running_triton.script = say("Hello there")
     return running_triton
+
+
+@pytest.fixture(scope="session")
+def models() -> Iterator[FakeTextModels]:
+    """Scripted models of TensorRT-LLM's layouts; a test begins with `says`."""
+    server = FakeTextModels()
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

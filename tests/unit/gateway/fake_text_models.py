@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import struct
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +12,17 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-# Inputs of the scripted models beside `text_input`, as far as the gateway may send them.
+from tests.unit.gateway.tensors import inputs_of, string
+
 BLS, OLD_BLS, LLMAPI = "tensorrt_llm_bls", "old_bls", "tensorrt_llm"
-_FORMATS = {"INT32": "i", "UINT64": "Q", "FP32": "f", "BOOL": "?"}
+# Their inputs, as far as every request may have them.
+_OF_BLS = ("max_tokens", "stream", "temperature", "top_k", "top_p", "exclude_input_in_output")
+_OF_LLMAPI = ("max_tokens", "temperature", "top_k", "top_p", "seed", "exclude_input_from_output")
+_INPUTS = {
+    BLS: (*_OF_BLS, "seed"),
+    OLD_BLS: (*_OF_BLS, "random_seed"),
+    LLMAPI: ("streaming", "return_finish_reason", *(f"sampling_param_{name}" for name in _OF_LLMAPI)),
+}
 
 
 @dataclass
@@ -63,9 +70,9 @@ class FakeTextModels(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
         """As Triton: with a batch dimension of -1 where a model batches."""
         found = service_pb2.ModelMetadataResponse(name=request.name)
         shape = [-1] if request.name == LLMAPI else [-1, 1]
-        found.inputs.add(name="text_input", datatype="BYTES", shape=shape)
-        if request.name != LLMAPI:
-            found.inputs.add(name="random_seed" if request.name == OLD_BLS else "seed", datatype="UINT64", shape=shape)
+        for name in ("text_input", *_INPUTS.get(request.name, ())):
+            found.inputs.add(name=name, shape=shape)
+        found.outputs.add(name="text_output", datatype="BYTES", shape=shape)
         return found
 
     def ModelStreamInfer(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:  # noqa: N802
@@ -98,35 +105,25 @@ class FakeTextModels(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
 
 
 def _asked(request: Any, *, ranks: int) -> Asked:
-    inputs: dict[str, Any] = {}
-    for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
+    for tensor in request.inputs:
         assert len(tensor.shape) == ranks and (ranks == 1 or tensor.shape[0] == 1)
-        if tensor.datatype == "BYTES":
-            values: Any = _strings(raw)
-            assert len(values) == tensor.shape[-1]
-            inputs[tensor.name] = values
-        else:
-            [inputs[tensor.name]] = struct.unpack(f"<{_FORMATS[tensor.datatype]}", raw)
+    texts = {tensor.name for tensor in request.inputs if tensor.datatype == "BYTES"}
+    inputs = {name: values if name in texts else _only(values) for name, values in inputs_of(request).items()}
     parameters = {
         name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in request.parameters.items()
     }
     return Asked(request.model_name, inputs, parameters)
 
 
-def _strings(raw: bytes) -> list[str]:
-    found, at = [], 0
-    while at < len(raw):
-        (size,) = struct.unpack_from("<I", raw, at)
-        found.append(raw[at + 4 : at + 4 + size].decode())
-        at += 4 + size
-    return found
+def _only(values: list[Any]) -> Any:
+    [value] = values
+    return value
 
 
 def _message(outputs: dict[str, str], *, final: bool = False, shape: Sequence[int] = (1,)) -> Any:
     response = service_pb2.ModelInferResponse(model_name="x")
     response.parameters["triton_final_response"].bool_param = final
     for name, text in outputs.items():
-        data = text.encode()
         response.outputs.add(name=name, datatype="BYTES", shape=shape)
-        response.raw_output_contents.append(struct.pack("<I", len(data)) + data)
+        response.raw_output_contents.append(string(text))
     return service_pb2.ModelStreamInferResponse(infer_response=response)

@@ -12,7 +12,12 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from tests.unit.gateway.tensors import inputs_of, string
+
 MODEL = "lab-engine"
+# Of the engine model; further ones are optional.
+INPUTS = ("text_input", "input_ids", "max_tokens", "stream", "temperature", "top_k", "top_p", "return_perf_metrics")
+OUTPUTS = ("text_output", "finish_reason", "prompt_tokens", "completion_tokens", "output_ids")
 
 
 @dataclass
@@ -95,6 +100,15 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         """Says `ready` for the one model."""
         return service_pb2.ModelReadyResponse(ready=self.ready and request.name == MODEL)
 
+    def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """As Triton says of the engine model."""
+        found = service_pb2.ModelMetadataResponse(name=request.name)
+        for name in INPUTS:
+            found.inputs.add(name=name)
+        for name in OUTPUTS:
+            found.outputs.add(name=name)
+        return found
+
     def ModelStreamInfer(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:  # noqa: N802
         """Plays the script; without streaming the text goes in one message, as the engine model does."""
         request = next(requests, None)
@@ -117,26 +131,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
 
 def _decode(request: Any, metadata: dict[str, str]) -> Seen:
-    inputs: dict[str, Any] = {}
-    formats = {"INT32": "i", "UINT64": "Q", "FP32": "f", "BOOL": "?"}
-    for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
-        count = tensor.shape[0]
-        if tensor.datatype == "BYTES":
-            inputs[tensor.name] = _strings(raw)
-            continue
-        values = struct.unpack(f"<{count}{formats[tensor.datatype]}", raw)
-        inputs[tensor.name] = list(values) if tensor.name == "input_ids" else values[0]
+    several = {"input_ids"} | {tensor.name for tensor in request.inputs if tensor.datatype == "BYTES"}
+    inputs: dict[str, Any] = {
+        name: values if name in several else values[0] for name, values in inputs_of(request).items()
+    }
     parameters = {name: value.int64_param for name, value in request.parameters.items()}
     return Seen(request.model_name, inputs, request.id, parameters, metadata)
-
-
-def _strings(raw: bytes) -> list[str]:
-    found, at = [], 0
-    while at < len(raw):
-        (size,) = struct.unpack_from("<I", raw, at)
-        found.append(raw[at + 4 : at + 4 + size].decode())
-        at += 4 + size
-    return found
 
 
 def _joined(held: Say, step: Say) -> Say:
@@ -147,8 +147,8 @@ def _joined(held: Say, step: Say) -> Say:
 def _message(step: Say, prompt_tokens: int) -> Any:
     response = service_pb2.ModelInferResponse(model_name=MODEL)
     outputs = [
-        ("text_output", "BYTES", 1, _string(step.text)),
-        ("finish_reason", "BYTES", 1, _string(step.finish_reason)),
+        ("text_output", "BYTES", 1, string(step.text)),
+        ("finish_reason", "BYTES", 1, string(step.finish_reason)),
         ("prompt_tokens", "INT32", 1, struct.pack("<i", prompt_tokens)),
         ("completion_tokens", "INT32", 1, struct.pack("<i", step.completion_tokens)),
         ("output_ids", "INT32", len(step.token_ids), struct.pack(f"<{len(step.token_ids)}i", *step.token_ids)),
@@ -162,8 +162,3 @@ def _message(step: Say, prompt_tokens: int) -> Any:
         response.outputs.add(name=name, datatype=kind, shape=[size])
         response.raw_output_contents.append(raw)
     return service_pb2.ModelStreamInferResponse(infer_response=response)
-
-
-def _string(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<I", len(data)) + data

@@ -30,14 +30,6 @@ WAIT = 10
 
 
 @pytest.fixture(scope="module")
-def models() -> Iterator[FakeTextModels]:
-    server = FakeTextModels()
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def gateway(models: FakeTextModels, engine_dir: Path) -> Iterator[GatewayProcess]:
     routes = [
         ModelRoute(
