@@ -92,7 +92,7 @@ class Authenticate:
         entry = await self._entry(exchange)
         key = call.key = entry.key
         exchange.key, exchange.tenant = key.id, key.tenant
-        exchange.headers = [*_headers(entry.requests, b"requests"), *_headers(entry.tokens, b"tokens")]
+        exchange.headers += [*_headers(entry.requests, b"requests"), *_headers(entry.tokens, b"tokens")]
         if not entry.allowed and entry.requests is not None:
             raise overloaded(
                 f"This key has used its {entry.requests.limit} requests a minute.",

@@ -55,11 +55,11 @@ class Chains:
 
     def posted(self, handle: Callable[[Call], Awaitable[None]]) -> Chain:
         """For a request with a body that no engine sees."""
-        return Chain(self._authenticate, self._read_body, Handle(handle))
+        return Chain(self._traced, self._authenticate, self._read_body, Handle(handle))
 
     def asked(self, handle: Handler) -> Chain:
         """For a request without a body."""
-        return Chain(self._authenticate, Handle(lambda call: handle(call.exchange)))
+        return Chain(self._traced, self._authenticate, Handle(lambda call: handle(call.exchange)))
 
 
 class ReadBody:

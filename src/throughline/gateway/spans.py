@@ -122,9 +122,10 @@ def _http(exchange: Exchange, status: int) -> dict[str, Any]:
         http_attributes.HTTP_ROUTE: exchange.route,
         url_attributes.URL_PATH: exchange.path,
         url_attributes.URL_SCHEME: "http",
-        gen_ai.GEN_AI_OPERATION_NAME: OPERATIONS[exchange.route],
-        gen_ai.GEN_AI_PROVIDER_NAME: PROVIDER,
     }
+    if exchange.route in OPERATIONS:
+        found[gen_ai.GEN_AI_OPERATION_NAME] = OPERATIONS[exchange.route]
+        found[gen_ai.GEN_AI_PROVIDER_NAME] = PROVIDER
     if status:
         found[http_attributes.HTTP_RESPONSE_STATUS_CODE] = status
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import time
@@ -18,10 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.collector import Collector, Span
 from tests.unit.gateway.fake_triton import Fail, FakeTriton, Say, Script, Seen, say
+from tests.unit.gateway.key_stores import opened
 from throughline.contracts.errors import ConfigError
 from throughline.contracts.gateway import GatewaySpec
 from throughline.gateway import GatewayProcess
 from throughline.gateway.__main__ import read_spec
+from throughline.gateway.keys import KeyLimits, new_key
 
 SECRET = "the moon is made of cheese"
 CHAT: dict[str, Any] = {"model": "lab", "messages": [{"role": "user", "content": SECRET}], "max_tokens": 4}
@@ -139,6 +142,76 @@ def test_what_is_not_sampled_reaches_neither_the_collector_nor_triton(
     assert [
         trace_id for trace_id in collector.traces() - before if int(trace_id, 16) == 4 or int(trace_id, 16) > 1000
     ] == []
+
+
+@pytest.mark.parametrize(
+    ("number", "method", "route", "path", "body", "status"),
+    [
+        (30, "POST", "/tokenize", "/tokenize", {"prompt": SECRET}, 200),
+        (31, "POST", "/detokenize", "/detokenize", {"tokens": [5]}, 200),
+        (32, "GET", "/v1/models", "/v1/models", None, 200),
+        (33, "GET", "/v1/models/{id}", "/v1/models/lab", None, 200),
+        (34, "GET", "/v1/models/{id}", "/v1/models/none", None, 404),
+        (35, "POST", "/tokenize", "/tokenize", {"prompt": 5}, 400),
+    ],
+)
+def test_routes_without_an_engine_are_one_span(
+    traced: GatewayProcess,
+    collector: Collector,
+    number: int,
+    method: str,
+    route: str,
+    path: str,
+    body: Any,
+    status: int,
+) -> None:
+    trace_id, header = parent(number)
+    answer = httpx.request(method, traced.url + path, json=body, headers={"traceparent": header})
+    [span] = collector.trace(trace_id, spans=1)
+    assert (span.kind, span.name, span.parent_id) == (SERVER, f"{method} {route}", "b7ad6b7169203331")
+    assert answer.headers["traceparent"] == f"00-{trace_id}-{span.span_id}-01"
+    errors = {} if status == 200 else {"error.type": answer.json()["error"]["code"]}
+    assert span.attributes == errors | {
+        "http.request.method": method,
+        "http.route": route,
+        "http.response.status_code": answer.status_code,
+        "url.path": path,
+        "url.scheme": "http",
+    }
+    assert answer.status_code == status
+    assert SECRET not in repr(span)
+
+
+def test_probes_are_no_spans(traced: GatewayProcess, triton: FakeTriton, collector: Collector) -> None:
+    trace_id, header = parent(36)
+    for path in ("/health", "/health/ready", "/metrics", "/openapi.json"):
+        answer = httpx.get(traced.url + path, headers={"traceparent": header})
+        assert answer.status_code == 200 and "traceparent" not in answer.headers
+    # What came later has reached the collector, and nothing of the probes.
+    httpx.get(f"{traced.url}/v1/models", headers={"traceparent": header})
+    assert [span.name for span in collector.trace(trace_id, spans=1)] == ["GET /v1/models"]
+
+
+def test_an_answer_to_a_key_carries_its_trace_and_its_limits(
+    make_spec: Callable[..., GatewaySpec], triton: FakeTriton, collector: Collector, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'keys.sqlite'}"
+    made, secret = new_key(name="test", tenant="lab", limits=KeyLimits(requests_per_minute=9), created=1)
+
+    async def create() -> None:
+        async with opened(url) as store:
+            await store.create(made)
+
+    asyncio.run(create())
+    spec = make_spec(tracing={"endpoint": collector.endpoint}, keys={"store": url})
+    with GatewayProcess(spec) as process:
+        for number, path in ((37, "/v1/models"), (38, "/v1/chat/completions")):
+            trace_id, header = parent(number)
+            headers = {"traceparent": header, "authorization": f"Bearer {secret.reveal()}"}
+            method, body = ("GET", None) if path == "/v1/models" else ("POST", CHAT)
+            answer = httpx.request(method, process.url + path, json=body, headers=headers, timeout=20)
+            assert answer.headers["traceparent"].startswith(f"00-{trace_id}-")
+            assert answer.headers["x-ratelimit-limit-requests"] == "9"
 
 
 def test_a_refusal_is_no_fault_of_the_server(traced: GatewayProcess, collector: Collector) -> None:
