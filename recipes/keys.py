@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from recipes import app
 from throughline.contracts.config import StrictModel, parse
 from throughline.contracts.errors import ConfigError, GatewayError
-from throughline.contracts.gateway import KeySettings
+from throughline.contracts.gateway import MAX_PRIORITY, KeySettings
 
 if TYPE_CHECKING:
     from throughline.gateway.keys import ApiKey
@@ -40,6 +40,7 @@ class KeySpec(StrictModel):
         requests_per_minute: Limit of requests, whatever becomes of them; None for none.
         tokens_per_minute: Limit of prompt and output tokens; None for none.
         concurrent_requests: Limit of generations at a time; None for none.
+        priority: Of its requests, lower is served earlier; one that names its own may only be less urgent.
         id: The key to revoke.
     """
 
@@ -50,6 +51,7 @@ class KeySpec(StrictModel):
     requests_per_minute: int | None = Field(default=None, ge=1, le=_MOST)
     tokens_per_minute: int | None = Field(default=None, ge=1, le=_MOST)
     concurrent_requests: int | None = Field(default=None, ge=1, le=_MOST)
+    priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     id: str = ""
 
 
@@ -75,11 +77,13 @@ def create(store: KeyStore, spec: KeySpec) -> Awaitable[None]:
     now = int(time.time())
     limits = KeyLimits(spec.requests_per_minute, spec.tokens_per_minute, spec.concurrent_requests)
     expires = None if spec.expires_days is None else now + int(spec.expires_days * _DAY)
-    key, secret = new_key(name=spec.name, tenant=spec.tenant, limits=limits, created=now, expires=expires)
+    key, secret = new_key(
+        name=spec.name, tenant=spec.tenant, limits=limits, created=now, expires=expires, priority=spec.priority
+    )
 
     async def run() -> None:
         await store.create(key)
-        app.echo(f"id       {key.id}  {_limits(key)}")
+        app.echo(f"id       {key.id}  {_limits(key)}, priority {key.priority}")
         app.echo(f"key      {secret.reveal()}")
         app.echo("         Shown this once: the store holds its SHA-256 alone.")
 
@@ -88,12 +92,13 @@ def create(store: KeyStore, spec: KeySpec) -> Awaitable[None]:
 
 async def show(store: KeyStore) -> None:
     """Prints all keys, oldest first."""
-    rows = [("id", "name", "tenant", "created", "expires", "state", "limits")]
+    rows = [("id", "name", "tenant", "created", "expires", "state", "priority", "limits")]
     keys = await store.all_keys()
     for key in keys:
         state = (key.refusal(time.time()) or "good").removeprefix("was ").removeprefix("has ")
         expires = "never" if key.expires is None else _date(key.expires)
-        rows.append((key.id, key.name, key.tenant, _date(key.created), expires, state, _limits(key)))
+        cells = (key.id, key.name, key.tenant, _date(key.created), expires, state, str(key.priority), _limits(key))
+        rows.append(cells)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows if keys else ():
         app.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -115,6 +115,17 @@ class Authenticate:
         return entry
 
 
+class Tier:
+    """Gives a request its key's priority; its own counts only where it is less urgent."""
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        """Raises nothing."""
+        if call.key is not None and call.job is not None:
+            call.job.priority = call.key.priority_of(call.job.priority)
+        yield
+
+
 class TokenLimits:
     """Reserves the prompt and all output that a generation may make, and gives back what it did not make."""
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from throughline.contracts.gateway import GatewayLimits, GatewaySpec, GatewayTimeouts
-from throughline.gateway.access import Access, Authenticate, TokenLimits
+from throughline.gateway.access import Access, Authenticate, Tier, TokenLimits
 from throughline.gateway.admission import Admission
 from throughline.gateway.answers import answer
 from throughline.gateway.bodies import BodyBudget, deeper_than
@@ -36,6 +36,7 @@ class Chains:
         self._authenticate = None if access is None else Authenticate(access)
         self._read_body = ReadBody(spec.limits, spec.timeouts, BodyBudget(spec.limits.max_unread_bytes))
         self._idempotent = None if access is None else Idempotent(access)
+        self._tier = None if access is None else Tier()
         self._token_limits = None if access is None else TokenLimits(access)
         self._room = Room(admission)
         self._generate = Generate(admission, spec.timeouts)
@@ -49,6 +50,7 @@ class Chains:
             self._idempotent,  # the answer of the first time; 409, 422
             self._room,  # 429 where not even the smallest request fits: nothing is tokenised then
             Prepare(make_job),  # 400, 404: decoded, templated, tokenised
+            self._tier,  # refuses nothing: how urgent the key lets it be
             self._token_limits,  # 429 by tokens a minute and concurrent requests
             self._generate,  # 429 by the gateway's own limits; then the engine
         )

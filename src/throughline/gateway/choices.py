@@ -140,7 +140,7 @@ class ChoiceRun:
             choice.text,
             choice.params,
             job.stream,
-            job.priority,
+            job.priority or 0,
             seconds,
         )
 

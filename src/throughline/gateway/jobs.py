@@ -58,7 +58,7 @@ class Job:
         n: Choices of each prompt.
         stream: Whether the answer is a stream of events.
         include_usage: Whether a stream ends with `usage`.
-        priority: In the engine's queue, where lower is served earlier.
+        priority: In the engine's queue, where lower is served earlier; None for that of the API key.
     """
 
     model: ServedModel
@@ -66,7 +66,7 @@ class Job:
     n: int
     stream: bool
     include_usage: bool
-    priority: int = 0
+    priority: int | None = None
 
     @property
     def prompt_tokens(self) -> int:

@@ -40,6 +40,7 @@ class ApiKey:
         created: Unix seconds.
         expires: Unix seconds from which on it is refused; None for never.
         revoked: Unix seconds since when it is refused; None while it is good.
+        priority: Of its requests in the engines' queues; lower is served earlier.
     """
 
     id: str
@@ -50,6 +51,7 @@ class ApiKey:
     created: int
     expires: int | None = None
     revoked: int | None = None
+    priority: int = 0
 
     def refusal(self, now: float) -> str:
         """Why the key is no longer good at `now` (Unix seconds), as a clause; empty while it is."""
@@ -60,6 +62,10 @@ class ApiKey:
     def is_of(self, digest: bytes) -> bool:
         """Whether it is the key with this digest, in a time that does not tell how much of it is right."""
         return hmac.compare_digest(self.digest, digest)
+
+    def priority_of(self, wanted: int | None) -> int:
+        """The priority of a request that wants one, or none in particular; never more urgent than the key's own."""
+        return self.priority if wanted is None else max(wanted, self.priority)
 
 
 class Secret:
@@ -79,12 +85,13 @@ class Secret:
 
 
 def new_key(
-    *, name: str, tenant: str, limits: KeyLimits, created: int, expires: int | None = None
+    *, name: str, tenant: str, limits: KeyLimits, created: int, expires: int | None = None, priority: int = 0
 ) -> tuple[ApiKey, Secret]:
     """Makes a key of 32 random bytes; only the first of the two results may be stored."""
     secret = Secret()
     key_id = f"key-{secrets.token_hex(6)}"
-    return ApiKey(key_id, digest(secret.reveal()), name, tenant, limits, created, expires), secret
+    made = digest(secret.reveal())
+    return ApiKey(key_id, made, name, tenant, limits, created, expires, priority=priority), secret
 
 
 def digest(text: str) -> bytes:

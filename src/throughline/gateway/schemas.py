@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from throughline.contracts.gateway import MAX_PRIORITY
 from throughline.contracts.text import did_you_mean, shorten
 from throughline.gateway.errors import ApiError, bad_request
 
 INT32_MAX = 2**31 - 1
 MAX_STOPS = 4
-MAX_PRIORITY = 100
 _Tokens = Annotated[int, Meta(ge=1, le=INT32_MAX)]
 _Count = Annotated[int, Meta(ge=0, le=INT32_MAX)]
 _Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
@@ -85,8 +85,8 @@ class GenerationFields(Struct, kw_only=True):
     repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
     ignore_eos: bool = False
     min_tokens: _Count = 0
-    # Lower is served earlier.
-    priority: Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+    # Lower is served earlier; that of the API key if absent.
+    priority: Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     # With TensorRT-LLM's further types.
     response_format: dict[str, Any] | None = None
     logit_bias: dict[str, float] | None = None

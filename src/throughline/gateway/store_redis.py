@@ -19,7 +19,7 @@ from throughline.gateway.store import Claim, Claimed, Entry, Lease, Refusal, Res
 R = TypeVar("R")
 _TIMEOUT_SECONDS = 2.0
 _IDS = "tl:ids"
-_FIELDS = ("requests", "tokens", "concurrent", "created", "expires", "revoked")
+_FIELDS = ("requests", "tokens", "concurrent", "created", "expires", "revoked", "priority")
 
 
 class RedisStore:
@@ -80,6 +80,7 @@ class RedisStore:
             key.created,
             key.expires,
             key.revoked,
+            key.priority,
         )
         fields: dict[str, Any] = {"id": key.id, "digest": key.digest, "name": key.name, "tenant": key.tenant}
         fields |= {name: value for name, value in zip(_FIELDS, values, strict=True) if value is not None}
@@ -192,7 +193,7 @@ def _bucket(limit: int | None, level: int, now: int) -> Bucket | None:
 
 
 def _key(fields: dict[bytes, bytes]) -> ApiKey:
-    requests, tokens, concurrent, created, expires, revoked = (
+    requests, tokens, concurrent, created, expires, revoked, priority = (
         int(fields[name.encode()]) if name.encode() in fields else None for name in _FIELDS
     )
     return ApiKey(
@@ -204,4 +205,6 @@ def _key(fields: dict[bytes, bytes]) -> ApiKey:
         created or 0,
         expires,
         revoked,
+        # Keys of before there were priorities have none.
+        priority or 0,
     )

@@ -18,30 +18,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from throughline.gateway import limits
 from throughline.gateway.keys import ApiKey, KeyLimits
 from throughline.gateway.limits import Bucket
+from throughline.gateway.migrations import migrate
 from throughline.gateway.store import Claim, Claimed, Entry, Lease, Refusal, Reservation, StoreError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 _BUSY_SECONDS = 5.0
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS keys (
-    id TEXT PRIMARY KEY, digest BLOB NOT NULL UNIQUE, name TEXT NOT NULL, tenant TEXT NOT NULL,
-    requests INTEGER, tokens INTEGER, concurrent INTEGER,
-    created INTEGER NOT NULL, expires INTEGER, revoked INTEGER
-) STRICT;
-CREATE TABLE IF NOT EXISTS buckets (
-    key TEXT NOT NULL, kind TEXT NOT NULL, level INTEGER NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (key, kind)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS leases (
-    key TEXT NOT NULL, id TEXT NOT NULL, ends INTEGER NOT NULL, PRIMARY KEY (key, id)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS answers (
-    key TEXT NOT NULL, name TEXT NOT NULL, fingerprint BLOB NOT NULL, owner TEXT NOT NULL, ends INTEGER NOT NULL,
-    answer BLOB, PRIMARY KEY (key, name)
-) STRICT;
-CREATE INDEX IF NOT EXISTS answers_by_end ON answers (ends);
-"""
-_KEY = "id, digest, name, tenant, requests, tokens, concurrent, created, expires, revoked"
+_KEY = "id, digest, name, tenant, requests, tokens, concurrent, created, expires, revoked, priority"
 
 
 class SqliteStore:
@@ -126,7 +109,7 @@ class SqliteStore:
         connection.execute("PRAGMA journal_mode = WAL")
         # Without a sync at each commit: a power failure may undo the last moments' counts, never the file's order.
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(_SCHEMA)
+        migrate(connection)
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -158,7 +141,7 @@ class SqliteStore:
 
     def _create(self, key: ApiKey) -> None:
         with self._transaction(durable=True) as db:
-            db.execute(f"INSERT INTO keys ({_KEY}) VALUES (?,?,?,?,?,?,?,?,?,?)", _row(key))  # noqa: S608
+            db.execute(f"INSERT INTO keys ({_KEY}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", _row(key))  # noqa: S608
 
     def _all_keys(self) -> list[ApiKey]:
         return [_key(row) for row in self._db.execute(f"SELECT {_KEY} FROM keys ORDER BY created, id")]  # noqa: S608
@@ -281,11 +264,11 @@ def _put(db: sqlite3.Connection, key_id: str, kind: str, bucket: Bucket) -> None
 def _row(key: ApiKey) -> tuple[object, ...]:
     held = key.limits
     used = (held.requests_per_minute, held.tokens_per_minute, held.concurrent_requests)
-    return (key.id, key.digest, key.name, key.tenant, *used, key.created, key.expires, key.revoked)
+    return (key.id, key.digest, key.name, key.tenant, *used, key.created, key.expires, key.revoked, key.priority)
 
 
 def _key(row: tuple[Any, ...]) -> ApiKey:
     """The table is STRICT: SQLite itself holds the columns to their types."""
-    key_id, digest, name, tenant, requests, tokens, concurrent, created, expires, revoked = row
+    key_id, digest, name, tenant, requests, tokens, concurrent, created, expires, revoked, priority = row
     held = KeyLimits(requests, tokens, concurrent)
-    return ApiKey(key_id, digest, name, tenant, held, created, expires, revoked)
+    return ApiKey(key_id, digest, name, tenant, held, created, expires, revoked, priority)

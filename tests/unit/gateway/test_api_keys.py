@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,8 @@ import pytest
 
 from tests.unit.gateway.fake_triton import Fail, FakeTriton, Say, Seen, say
 from tests.unit.gateway.key_stores import any_server, opened, server
+from tests.unit.gateway.openai_errors import error_of
+from tests.waiting import until
 from throughline.contracts.config import parse
 from throughline.contracts.errors import ConfigError, GatewayError
 from throughline.contracts.gateway import GatewaySpec
@@ -40,8 +41,9 @@ class Guarded:
     def __init__(self, process: GatewayProcess, url: str, log: Path) -> None:
         self.process, self.url, self.log = process, url, log
 
-    def key(self, *, expires: int | None = None, **limits: int) -> tuple[ApiKey, Secret]:
-        made = new_key(name="test", tenant="lab", limits=KeyLimits(**limits), created=1, expires=expires)
+    def key(self, *, expires: int | None = None, priority: int = 0, **limits: int) -> tuple[ApiKey, Secret]:
+        held = KeyLimits(**limits)
+        made = new_key(name="test", tenant="lab", limits=held, created=1, expires=expires, priority=priority)
         self.do(lambda store: store.create(made[0]))
         return made
 
@@ -86,20 +88,6 @@ def guarded(
         return
     with server(any_server(), folder) as url:
         yield from run(url)
-
-
-def until(condition: Callable[[], bool]) -> bool:
-    """Asks again until it holds or patience ends."""
-    deadline = time.monotonic() + WAIT
-    while not (held := condition()) and time.monotonic() < deadline:
-        pass
-    return held
-
-
-def error_of(response: httpx.Response) -> dict[str, Any]:
-    error: dict[str, Any] = response.json()["error"]
-    assert list(error) == ["message", "type", "param", "code"]
-    return error
 
 
 def test_every_route_with_a_model_wants_a_key_and_probes_do_not(guarded: Guarded, triton: FakeTriton) -> None:
@@ -368,6 +356,20 @@ def test_no_log_holds_a_key_and_each_line_says_whose_it_was(guarded: Guarded, tr
     assert {line["tenant"] for line in lines if "tenant" in line} == {"lab"}
     assert made.digest.hex() not in text
     assert made.digest.hex() not in repr(made) and repr(made.digest) not in repr(made)
+
+
+@pytest.mark.parametrize(
+    ("of_key", "asked", "in_engine"),
+    [(0, None, None), (0, -3, None), (0, 4, 4), (-5, None, -5), (-5, -9, -5), (-5, 0, None), (7, None, 7), (7, 0, 7)],
+)
+def test_a_request_is_as_urgent_as_its_key_lets_it_be(
+    guarded: Guarded, triton: FakeTriton, of_key: int, asked: int | None, in_engine: int | None
+) -> None:
+    """The engine takes 0 where there is no input."""
+    _, secret = guarded.key(priority=of_key)
+    fields = {} if asked is None else {"priority": asked}
+    assert guarded.post(secret, **fields).status_code == 200
+    assert [seen.inputs.get("priority") for seen in triton.seen] == [in_engine]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "gateway.example", ""])

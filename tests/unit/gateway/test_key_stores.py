@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -44,6 +45,15 @@ async def store(url: str, clock: Clock) -> AsyncIterator[KeyStore]:
 
 def key(expires: int | None = None, **limits: int) -> tuple[ApiKey, Secret]:
     return new_key(name="test", tenant="lab", limits=KeyLimits(**limits), created=1_800_000_000, expires=expires)
+
+
+async def test_a_key_keeps_its_priority(store: KeyStore) -> None:
+    made, _ = new_key(name="batch", tenant="lab", limits=KeyLimits(), created=1_800_000_000, priority=-7)
+    await store.create(made)
+    entry = await store.enter(made.digest)
+    assert entry is not None and entry.key == made and entry.key.priority == -7
+    assert made in await store.all_keys()
+    assert (await store.revoke(made.id, 1)).priority == -7  # type: ignore[union-attr]
 
 
 def lease(owner: ApiKey, tokens: int = 0) -> Lease:
@@ -297,6 +307,51 @@ def test_a_sqlite_file_is_shared_by_processes(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o077 == 0
     rows = sqlite3.connect(path).execute("SELECT digest FROM keys").fetchall()
     assert rows == [(made.digest,)]
+
+
+# The tables of a file that version 0.1.0 made before its keys had a priority.
+_FIRST = """
+CREATE TABLE keys (
+    id TEXT PRIMARY KEY, digest BLOB NOT NULL UNIQUE, name TEXT NOT NULL, tenant TEXT NOT NULL,
+    requests INTEGER, tokens INTEGER, concurrent INTEGER,
+    created INTEGER NOT NULL, expires INTEGER, revoked INTEGER
+) STRICT;
+CREATE TABLE buckets (
+    key TEXT NOT NULL, kind TEXT NOT NULL, level INTEGER NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (key, kind)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+async def test_a_sqlite_file_of_before_goes_on_with_its_keys(tmp_path: Path) -> None:
+    path = tmp_path / "keys.sqlite"
+    made, _ = key(requests_per_minute=3)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.executescript(_FIRST)
+        values = (made.id, made.digest, made.name, made.tenant, 3, made.created)
+        db.execute("INSERT INTO keys VALUES (?,?,?,?,?,NULL,NULL,?,NULL,NULL)", values)
+        db.execute("INSERT INTO buckets VALUES (?,'requests',0,?)", (made.id, Clock().now))
+    # Two at once: one takes the steps, the other finds them taken.
+    url = f"sqlite:///{path}"
+    async with opened(url, Clock()) as one, opened(url, Clock()) as other:
+        entry = await one.enter(made.digest)
+        assert entry is not None and (entry.key, entry.allowed) == (made, False)
+        later, _ = new_key(name="x", tenant="lab", limits=KeyLimits(), created=1_800_000_001, priority=9)
+        await other.create(later)
+        assert [found.priority for found in await one.all_keys()] == [0, 9]
+    async with opened(url) as again:
+        assert len(await again.all_keys()) == 2
+
+
+async def test_a_sqlite_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "keys.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match=r"newer version.*schema 99"):
+        async with opened(f"sqlite:///{path}"):
+            pass
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (99,)
+        assert db.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,)
 
 
 async def test_a_store_that_cannot_be_reached_says_where_without_its_password(tmp_path: Path) -> None:

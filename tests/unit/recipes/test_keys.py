@@ -17,12 +17,13 @@ STORE = "keys.store=sqlite:///keys.sqlite"
 
 def test_create_list_revoke(tmp_path: Path) -> None:
     limits = ("keys.requests_per_minute=60", "keys.tokens_per_minute=1000", "keys.concurrent_requests=4")
-    made = run(tmp_path, "recipes.keys", "action=create", STORE, "keys.name=desk", "keys.expires_days=30", *limits)
+    named = ("keys.name=desk", "keys.expires_days=30", "keys.priority=-5")
+    made = run(tmp_path, "recipes.keys", "action=create", STORE, *named, *limits)
     assert made.returncode == 0, made.stderr
     secret = re.search(r"key +(tl-[\w-]{43})\n", made.stdout)
     key_id = re.search(r"id +(key-[0-9a-f]{12}) ", made.stdout)
     assert secret and key_id
-    assert "60 requests/min, 1000 tokens/min, 4 at a time" in made.stdout
+    assert "60 requests/min, 1000 tokens/min, 4 at a time, priority -5" in made.stdout
     assert "python -m recipes.serve gateway.keys.store=sqlite:///keys.sqlite" in made.stdout
     # In no file of the folder: not the store, not a log.
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -30,7 +31,8 @@ def test_create_list_revoke(tmp_path: Path) -> None:
     assert [path for path in files if secret[1].encode() in path.read_bytes()] == []
 
     listed = run(tmp_path, "recipes.keys", STORE)
-    assert key_id[1] in listed.stdout and "desk" in listed.stdout and "good" in listed.stdout
+    assert key_id[1] in listed.stdout and "desk" in listed.stdout
+    assert re.search(r"state +priority +limits\n.* good +-5 +60 requests/min", listed.stdout)
     assert secret[1] not in listed.stdout
 
     revoked = run(tmp_path, "recipes.keys", "action=revoke", STORE, f"keys.id={key_id[1]}")
