@@ -14,7 +14,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,10 @@ import psutil
 import pytest
 
 from tests.faults.conftest import Record
-from tests.faults.load import Load, body
+from tests.faults.load import Load, body, error_code
 from throughline.contracts.engine import SamplingParams
 from throughline.contracts.errors import DeployError, StorageError
-from throughline.contracts.gateway import GatewaySpec, GatewayTimeouts, ModelRoute
+from throughline.contracts.gateway import GatewaySpec, GatewayTimeouts, ModelRoute, StreamUse, UpstreamSettings
 from throughline.contracts.serving import ServeSpec
 from throughline.gateway import GatewayProcess
 from throughline.gateway.upstream import infer_request
@@ -59,16 +61,17 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_engine: Path) -> Itera
 
 
 @pytest.fixture(scope="module")
-def new_gateway(server: TritonServer, tiny_engine: Path) -> Callable[[], GatewayProcess]:
-    def make() -> GatewayProcess:
+def new_gateway(server: TritonServer, tiny_engine: Path) -> Callable[..., GatewayProcess]:
+    def make(stream: StreamUse = "request") -> GatewayProcess:
         route = ModelRoute(id="lab", upstream=server.grpc_url, triton_model="lab", engine_dir=tiny_engine)
-        return GatewayProcess(GatewaySpec(port=0, models=(route,), timeouts=TIMEOUTS))
+        upstream = UpstreamSettings(stream=stream)
+        return GatewayProcess(GatewaySpec(port=0, models=(route,), timeouts=TIMEOUTS, upstream=upstream))
 
     return make
 
 
 @pytest.fixture(scope="module")
-def gateway(new_gateway: Callable[[], GatewayProcess]) -> Iterator[GatewayProcess]:
+def gateway(new_gateway: Callable[..., GatewayProcess]) -> Iterator[GatewayProcess]:
     with new_gateway() as process:
         yield process
 
@@ -79,7 +82,7 @@ def seconds_until_ready(gateway: GatewayProcess, since: float) -> float:
         try:
             answer = httpx.post(f"{gateway.url}/v1/completions", json={**body(2), "stream": False}, timeout=5)
         except httpx.ReadTimeout:
-            # One that a model took before it was killed: Triton never ends it, and a whole answer has total_seconds.
+            # One that a model took before it was killed: Triton never ends it, and the gateway's limits are longer.
             continue
         if answer.status_code == 200:
             return time.monotonic() - since
@@ -127,8 +130,34 @@ def test_a_process_that_fails_under_open_streams(
     record(f"{who}: {number.name}", ends, told, recovered)
 
 
+@pytest.mark.parametrize("stream", ["request", "multiplexed"])
+def test_a_model_that_is_killed_under_whole_answers_and_streams(
+    stream: StreamUse, server: TritonServer, new_gateway: Callable[..., GatewayProcess], record: Record
+) -> None:
+    """Triton never ends what a dead process had taken; TIMEOUTS.total_seconds is 600."""
+    [stub] = server.stub_pids("lab")
+    whole = {**body(490), "stream": False}
+    with new_gateway(stream) as gateway, ThreadPoolExecutor(10) as pool, Load(gateway.url, 10, tokens=490) as load:
+        answers = [pool.submit(httpx.post, f"{gateway.url}/v1/completions", json=whole, timeout=60) for _ in range(10)]
+        while active(server) < 20:
+            assert not any(answer.done() for answer in answers)
+        begun = time.monotonic()
+        os.kill(stub, signal.SIGKILL)
+        ends = load.join()
+        ends += Counter(
+            "finished" if answer.result().status_code == 200 else error_code(answer.result().json())
+            for answer in answers
+        )
+        told = time.monotonic() - begun
+        recovered = seconds_until_ready(gateway, begun)
+    assert set(ends) <= RETRYABLE | {"finished"} and ends["finished"] < 20, ends
+    # As long as a message may take, and the look at the clock.
+    assert told < max(TIMEOUTS.inter_token_seconds, TIMEOUTS.first_token_seconds) + 2
+    record(f"model: SIGKILL, whole answers too, {stream}", ends, told, recovered)
+
+
 def test_sigterm_of_a_gateway_with_100_streams(
-    server: TritonServer, new_gateway: Callable[[], GatewayProcess], record: Record
+    server: TritonServer, new_gateway: Callable[..., GatewayProcess], record: Record
 ) -> None:
     with new_gateway() as ending, Load(ending.url, 100, tokens=200) as load:
         begun = time.monotonic()

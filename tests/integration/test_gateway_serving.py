@@ -21,7 +21,7 @@ from tests.conftest import RunningTriton
 from tests.waiting import until
 from throughline import engines
 from throughline.contracts.engine import SamplingParams
-from throughline.contracts.gateway import GatewaySpec, ModelRoute
+from throughline.contracts.gateway import GatewaySpec, ModelRoute, UpstreamSettings
 from throughline.contracts.tracing import GatewayTracing
 from throughline.gateway import GatewayProcess
 
@@ -48,6 +48,20 @@ def gateway(triton_server: RunningTriton, collector: Collector) -> Iterator[Gate
     )
     tracing = GatewayTracing(endpoint=collector.endpoint, sample_ratio=0.0)
     with GatewayProcess(GatewaySpec(port=0, models=(route,), tracing=tracing)) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def multiplexed(triton_server: RunningTriton, tiny_engine: Path) -> Iterator[GatewayProcess]:
+    """A gateway whose requests share one stream to Triton."""
+    route = ModelRoute(
+        id="lab-model",
+        upstream=f"127.0.0.1:{triton_server.grpc_port}",
+        triton_model=triton_server.model,
+        engine_dir=triton_server.engine_dir,
+    )
+    spec = GatewaySpec(port=0, models=(route,), upstream=UpstreamSettings(stream="multiplexed"))
+    with GatewayProcess(spec) as process:
         yield process
 
 
@@ -295,3 +309,59 @@ def test_choices_are_the_answers_of_their_seeds(client: openai.OpenAI) -> None:
         for choice in chunk.choices:
             streamed[choice.index] += choice.delta.content or ""
     assert streamed == alone
+
+
+async def answers_of(gateway: GatewayProcess, number: int) -> list[str]:
+    """Of so many requests at once, every other one as a stream, all of different lengths."""
+    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
+
+        async def one(number: int) -> str:
+            fields: Any = {"prompt": [5, 6, 7 + number], "max_tokens": 4 + number % 29, "temperature": 0}
+            stream = bool(number % 2)
+            more = {"ignore_eos": True}
+            answer: Any = await client.completions.create(model="lab-model", stream=stream, extra_body=more, **fields)
+            if not stream:
+                return str(answer.choices[0].text)
+            return "".join([chunk.choices[0].text async for chunk in answer if chunk.choices])
+
+        return await asyncio.gather(*(one(each) for each in range(number)))
+
+
+async def test_requests_that_share_a_stream_get_what_those_with_their_own_get(
+    gateway: GatewayProcess, multiplexed: GatewayProcess
+) -> None:
+    alone, shared = [await answers_of(each, 64) for each in (gateway, multiplexed)]
+    assert shared == alone
+    assert len(set(alone)) > 1
+
+
+def test_one_that_leaves_a_shared_stream_frees_its_place_and_no_other(
+    multiplexed: GatewayProcess, triton_server: RunningTriton
+) -> None:
+    assert until(lambda: active(triton_server) == 0)
+    client = openai.OpenAI(base_url=f"{multiplexed.url}/v1", api_key="none", max_retries=0, timeout=30)
+    fields: Any = {"model": "lab-model", "prompt": [5, 6, 7], "temperature": 0, "extra_body": {"ignore_eos": True}}
+    whole = client.completions.create(max_tokens=300, **fields).choices[0].text
+    stays = iter(client.completions.create(max_tokens=300, stream=True, **fields))
+    with client.completions.create(max_tokens=440, stream=True, **fields) as leaves:
+        next(iter(leaves))
+        text = next(stays).choices[0].text
+        assert until(lambda: active(triton_server) == 2)
+    begun = time.monotonic()
+    assert until(lambda: active(triton_server) == 1)
+    # The gauge is 50 ms old at most.
+    assert time.monotonic() - begun < 0.25
+    assert text + "".join(chunk.choices[0].text for chunk in stays) == whole
+    assert until(lambda: active(triton_server) == 0)
+
+
+def test_what_the_engine_refuses_on_a_shared_stream_is_told_as_on_its_own(
+    gateway: GatewayProcess, multiplexed: GatewayProcess
+) -> None:
+    grammar = {"type": "regex", "regex": "("}
+    body = {"model": "lab-model", "messages": MESSAGES, "response_format": grammar}
+    alone, shared = (
+        httpx.post(f"{each.url}/v1/chat/completions", json=body, timeout=30) for each in (gateway, multiplexed)
+    )
+    assert (alone.status_code, alone.json()) == (shared.status_code, shared.json())
+    assert alone.status_code == 400 and "The engine refuses" in alone.text

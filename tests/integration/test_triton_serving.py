@@ -275,6 +275,57 @@ def test_a_cancelled_stream_frees_the_request(client: TritonClient, triton_serve
     assert client.generate("lab", {"text_input": TEXT, "max_tokens": 2, "ignore_eos": True}).completion_tokens == 2
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_stop_with_the_requests_id_ends_it_for_a_stock_client(triton_server: RunningTriton, stream: bool) -> None:
+    from tritonclient.grpc import InferenceServerClient
+
+    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    asked = {"input_ids": [5, 6, 7], "max_tokens": 490, "ignore_eos": True, "stream": stream}
+    found: dict[str, list[Any]] = {"mine": [], "other": []}
+    with InferenceServerClient(f"127.0.0.1:{triton_server.grpc_port}") as stock:
+        stock.start_stream(callback=lambda result, error: answers.put((result, error)))
+
+        def send(request_id: str, values: Mapping[str, Any]) -> None:
+            stock.async_stream_infer(triton_server.model, stock_inputs(values), request_id=request_id)
+
+        send("mine", asked)
+        send("other", {**asked, "max_tokens": 20})
+        # An id that is not known is answered, and ends nothing.
+        send("unknown", {"stop": True})
+        send("mine", {"stop": True})
+        while not (len(found["mine"]) and found["mine"][-1] == "cancelled" and "length" in found["other"]):
+            result, error = answers.get(timeout=DEADLINE_SECONDS)
+            assert error is None
+            name = result.get_response().id
+            if result.as_numpy("finish_reason") is not None:
+                found[name].append(scalar(result, "finish_reason"))
+        stock.stop_stream()
+    assert stream or found == {"mine": ["cancelled"], "other": ["length"]}
+
+
+def test_a_stop_without_an_id_is_refused(client: TritonClient) -> None:
+    with pytest.raises(InferenceError, match="send the id of the request that is to end"):
+        list(client.stream("lab", {"stop": True}))
+
+
+def test_a_paced_stream_says_from_time_to_time_that_it_goes_on(triton_server: RunningTriton) -> None:
+    from tritonclient.grpc import InferenceServerClient
+
+    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    values = {"input_ids": [5, 6, 7], "max_tokens": 200, "ignore_eos": True, "stream": True}
+    counts, times = [], []
+    with InferenceServerClient(f"127.0.0.1:{triton_server.grpc_port}") as stock:
+        stock.start_stream(callback=lambda result, error: answers.put((result, error)))
+        stock.async_stream_infer(triton_server.model, stock_inputs(values), parameters={"stream_interval_ms": 60})
+        while not counts or counts[-1] < 200:
+            result, error = answers.get(timeout=DEADLINE_SECONDS)
+            assert error is None
+            counts.append(scalar(result, "completion_tokens"))
+            times.append(time.monotonic())
+        stock.stop_stream()
+    assert len(counts) <= 1 + (times[-1] - times[0] + 0.2) / 0.06
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

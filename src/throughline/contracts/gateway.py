@@ -99,16 +99,22 @@ class GatewayTimeouts(StrictModel):
     sse_keep_alive_seconds: float = Field(default=15.0, ge=0)
 
 
+StreamUse = Literal["request", "multiplexed"]
+
+
 class UpstreamSettings(StrictModel):
-    """What is done about a deployment that fails.
+    """How Triton is asked, and what is done about a deployment that fails.
 
     Attributes:
+        stream: Whether each request has a gRPC stream of its own, or all requests to a Triton share one, as far as
+            their models can (contract `throughline`) and they are not traced.
         max_retries: How often a request that has shown nothing yet is sent again while the engine is away; within a
             budget of a tenth of the traffic.
         breaker_failures: Failures in a row after which requests are refused at once (503).
         breaker_seconds: Time between two requests that find out whether it is back.
     """
 
+    stream: StreamUse = "request"
     max_retries: int = Field(default=2, ge=0)
     breaker_failures: int = Field(default=10, ge=1)
     breaker_seconds: float = Field(default=1.0, gt=0)

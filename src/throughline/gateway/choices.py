@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from throughline.gateway.errors import ApiError, server_error
@@ -47,14 +48,22 @@ class ChoiceRun:
     async def whole(self) -> tuple[dict[str, Any], str]:
         """Returns the finished choice and its finish reason; raises as `TokenStream.read`."""
         choice = self.choice
-        tokens = await self._first_message()
-        texts = [tokens.text]
-        scored = self._scored()
-        while not tokens.finish_reason:
-            await tokens.read()
-            texts.append(tokens.text)
-            scored += self._scored()
-        self._job.model.metrics.generation_tokens += tokens.completion_tokens
+        texts: list[str] = []
+        scored: list[ScoredToken] = []
+
+        async def to_the_end() -> None:
+            texts.clear()
+            scored.clear()
+            await self.tokens.read()
+            while True:
+                texts.append(self.tokens.text)
+                scored.extend(self._scored())
+                if self.tokens.finish_reason:
+                    return
+                await self.tokens.read()
+
+        await self._attempt(to_the_end)
+        self._job.model.metrics.generation_tokens += self.tokens.completion_tokens
         text, parser = "".join(texts), choice.parser
         pieces = [Piece(content=text)] if parser is None else parser.feed(text) + parser.flush()
         reason = self._reason()
@@ -63,7 +72,8 @@ class ChoiceRun:
     async def stream(self, events: EventStream) -> str:
         """Writes one event a message and returns the finish reason; raises as `TokenStream.read`."""
         frames, parser, metrics = self.choice.frames, self.choice.parser, self._job.model.metrics
-        tokens = await self._first_message()
+        await self._attempt(lambda: self.tokens.read())
+        tokens = self.tokens
         events.first_token(tokens)
         first_at = last_at = tokens.read_at
         seen = tokens.completion_tokens
@@ -96,12 +106,13 @@ class ChoiceRun:
         await events.finish(body + frames.finish(reason))
         return reason
 
-    async def _first_message(self) -> TokenStream:
+    async def _attempt(self, read: Callable[[], Awaitable[None]]) -> None:
+        """Sends the request and reads what the client is shown first; what fails before that may be sent again."""
         guard, metrics, attempt = self._job.model.guard, self._job.model.metrics, 0
         while True:
             try:
                 self.tokens.send(await self._request())
-                await self.tokens.read()
+                await read()
             except ApiError as error:
                 guard.failed(error)
                 metrics.breaker_open = guard.is_open
@@ -111,7 +122,7 @@ class ChoiceRun:
             else:
                 guard.succeeded()
                 metrics.breaker_open = guard.is_open
-                return self.tokens
+                return
             attempt += 1
             metrics.retries += 1
             await self.close()
@@ -122,9 +133,9 @@ class ChoiceRun:
 
     def _start(self) -> TokenStream:
         model, seconds = self._job.model, self._seconds_left()
-        reader = model.contract.reader(self._ask(seconds))
+        ask = self._ask(seconds)
         return model.upstream.start(
-            model.triton_model, reader, stream=self._job.stream, seconds=seconds, trace=self._exchange.trace
+            model.triton_model, model.contract, ask, seconds=seconds, trace=self._exchange.trace
         )
 
     async def _request(self) -> Any:
@@ -142,6 +153,7 @@ class ChoiceRun:
             job.stream,
             job.priority or 0,
             seconds,
+            job.model.upstream.interval_seconds,
         )
 
     def _seconds_left(self) -> float:

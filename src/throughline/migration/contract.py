@@ -29,6 +29,7 @@ MOVES: tuple[Move, ...] = (
     _input("text_input", "text_input", "its first element alone is read; LLM() tokenises it itself"),
     _input("max_tokens", "sampling_param_max_tokens"),
     _input("stream", "streaming"),
+    _input("stop", "stop"),
     _input("temperature", "sampling_param_temperature"),
     _input("top_k", "sampling_param_top_k"),
     _input("top_p", "sampling_param_top_p"),

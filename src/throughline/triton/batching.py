@@ -19,10 +19,12 @@ from typing import Protocol
 from throughline.contracts.engine import EngineRuntime, ErrorKind, StepOutput
 from throughline.contracts.errors import EngineError
 from throughline.triton.channels import RETRY_SECONDS, Channel, Code, Ends
-from throughline.triton.requests import GenerateRequest, RequestError
+from throughline.triton.live import Live
+from throughline.triton.requests import GenerateRequest, RequestError, StopRequest
 from throughline.triton.streaming import FlushPolicy, Message, Outbox, RateMeter, tokens_per_message
 from throughline.triton.waiting import WaitingQueue
 
+Request = GenerateRequest | StopRequest | RequestError
 _CODES: dict[ErrorKind, Code] = {"invalid": "INVALID_ARG", "unavailable": "UNAVAILABLE", "internal": "INTERNAL"}
 # How long an idle scheduler goes without looking whether its engine still lives.
 _IDLE_SECONDS = 0.5
@@ -71,21 +73,6 @@ class SchedulerSettings:
     drain_timeout_seconds: float = 20.0
 
 
-@dataclass
-class _Live:
-    channel: Channel
-    request: GenerateRequest
-    outbox: Outbox
-    arrived: float
-    polled: float
-    running: bool = False
-    cancelling: bool = False
-
-    def is_late(self, now: float) -> bool:
-        timeout = self.request.timeout_seconds
-        return timeout is not None and now - self.arrived > timeout
-
-
 class Scheduler:
     """In-flight batching over one engine runtime: requests wait here by priority and age until it has room for them.
 
@@ -119,12 +106,10 @@ class Scheduler:
         self._wake = wake
         self._clock = clock
         self._runtime: EngineRuntime = load()
-        self._inbox: queue.SimpleQueue[tuple[Channel, GenerateRequest | RequestError, float] | None] = (
-            queue.SimpleQueue()
-        )
+        self._inbox: queue.SimpleQueue[tuple[Channel, Request, float] | None] = queue.SimpleQueue()
         self._ids = itertools.count()
-        self._live: dict[str, _Live] = {}
-        self._waiting: WaitingQueue[_Live] = WaitingQueue(settings.priority_aging_seconds)
+        self._live: dict[str, Live] = {}
+        self._waiting: WaitingQueue[Live] = WaitingQueue(settings.priority_aging_seconds)
         self._poll_order: deque[str] = deque()
         self._ends = Ends(fatal)
         self._rate = RateMeter()
@@ -133,7 +118,7 @@ class Scheduler:
         self._published = float("-inf")
         self._deadline: float | None = None
 
-    def put(self, channel: Channel, request: GenerateRequest | RequestError) -> None:
+    def put(self, channel: Channel, request: Request) -> None:
         """Hands over a request, or the error to answer it with; any thread may call this."""
         self._inbox.put((channel, request, self._clock()))
         self._wake()
@@ -197,9 +182,12 @@ class Scheduler:
             self._end_forgotten()
         self._publish()
 
-    def _admit(self, channel: Channel, request: GenerateRequest | RequestError, arrived: float) -> None:
+    def _admit(self, channel: Channel, request: Request, arrived: float) -> None:
         if isinstance(request, RequestError):
             self._refuse(channel, "INVALID_ARG", str(request))
+        elif isinstance(request, StopRequest):
+            self._stop(request.id)
+            self._ends.end(channel, None, "", self._clock())
         elif self._deadline is not None:
             self._refuse(channel, "UNAVAILABLE", "the model is being unloaded — try again")
         elif len(self._live) >= self._settings.max_active_requests:
@@ -207,8 +195,10 @@ class Scheduler:
             self._refuse(channel, "UNAVAILABLE", f"{limit} requests are active, the limit — try again later")
         else:
             request_id = f"r{next(self._ids)}"
-            outbox = Outbox(request.echo, arrived, request.params.logprobs, request.perf_metrics)
-            live = _Live(channel, request, outbox, arrived, self._clock())
+            outbox = Outbox(
+                request.echo, arrived, request.params.logprobs, request.perf_metrics, request.interval_seconds
+            )
+            live = Live(channel, request, outbox, arrived, self._clock())
             self._live[request_id] = live
             self._waiting.push(request_id, live, arrived=arrived, priority=request.priority)
             self._poll_order.append(request_id)
@@ -233,7 +223,7 @@ class Scheduler:
         self._finished["rejected"] += 1
         self._ends.end(channel, code, text, self._clock())
 
-    def _send(self, request_id: str, live: _Live, message: Message, *, final: bool) -> bool:
+    def _send(self, request_id: str, live: Live, message: Message, *, final: bool) -> bool:
         """Sends a message; if that fails, ends the request and frees what it has. Returns whether it was sent."""
         try:
             live.channel.send(message, final=final)
@@ -243,10 +233,10 @@ class Scheduler:
             return False
         return True
 
-    def _lose(self, request_id: str, live: _Live) -> None:
+    def _lose(self, request_id: str, live: Live) -> None:
         self._drop(request_id, live, "error", "UNAVAILABLE", "a response could not be sent — send the request again")
 
-    def _drop(self, request_id: str, live: _Live, reason: str, code: Code | None, text: str = "") -> None:
+    def _drop(self, request_id: str, live: Live, reason: str, code: Code | None, text: str = "") -> None:
         """Ends a request before its time and takes it out of the queue or the engine."""
         if self._live.pop(request_id, None) is not None:
             if live.running:
@@ -279,6 +269,19 @@ class Scheduler:
             else:
                 self._drop(request_id, live, "cancelled", None)
 
+    def _stop(self, wanted: str) -> None:
+        """Ends every request that its client calls so; there may be none any more."""
+        for request_id, live in [item for item in self._live.items() if item[1].request.id == wanted]:
+            live.stopped = True
+            if not live.running:
+                self._waiting.remove(request_id)
+                output = StepOutput(request_id, (), "", "cancelled", len(live.request.prompt_token_ids), 0)
+                live.outbox.add(output, self._clock())
+                self._finish(live, output)
+            elif not live.cancelling:
+                live.cancelling = True
+                self._runtime.cancel(request_id)
+
     def _end_late(self, now: float) -> None:
         for request_id, live in [item for item in self._live.items() if item[1].is_late(now)]:
             where = f"after {live.outbox.completion_tokens} tokens" if live.running else "in the queue"
@@ -294,7 +297,7 @@ class Scheduler:
             if live is None:
                 continue
             live.outbox.add(output, now if made is None else made)
-            if live.request.stream:
+            if live.request.stream and live.request.interval_seconds is None:
                 streamed += len(output.token_ids)
             if output.finish_reason is not None:
                 self._finish(live, output)
@@ -306,11 +309,11 @@ class Scheduler:
             if live.request.stream and not live.cancelling and live.outbox.due(policy, tokens, now):
                 self._send(request_id, live, live.outbox.take(now), final=False)
 
-    def _finish(self, live: _Live, output: StepOutput) -> None:
+    def _finish(self, live: Live, output: StepOutput) -> None:
         del self._live[output.request_id]
         reason = output.finish_reason or "error"
         now = self._clock()
-        if reason == "cancelled":
+        if reason == "cancelled" and not live.stopped:
             self._finished[reason] += 1
             self._ends.end(live.channel, None, "", now)
         elif reason == "error":
@@ -319,7 +322,8 @@ class Scheduler:
             self._ends.end(live.channel, code, output.error or "the engine ended the request without a reason", now)
         elif self._send(output.request_id, live, live.outbox.take(now, reason), final=True):
             self._finished[reason] += 1
-            self._metrics.observe(output.prompt_tokens, output.completion_tokens)
+            if reason != "cancelled":
+                self._metrics.observe(output.prompt_tokens, output.completion_tokens)
 
     def _end_forgotten(self) -> None:
         for live in self._take_running().values():
@@ -342,7 +346,7 @@ class Scheduler:
             traceback.print_exc(file=sys.stderr)
             self._fatal()
 
-    def _take_running(self) -> dict[str, _Live]:
+    def _take_running(self) -> dict[str, Live]:
         running = {request_id: live for request_id, live in self._live.items() if live.running}
         for request_id in running:
             del self._live[request_id]
@@ -356,7 +360,7 @@ class Scheduler:
         self._live.clear()
         self._waiting.clear()
 
-    def _fail(self, live: _Live, code: Code, text: str) -> None:
+    def _fail(self, live: Live, code: Code, text: str) -> None:
         self._finished["error"] += 1
         self._ends.end(live.channel, code, text, self._clock())
 

@@ -13,6 +13,7 @@ from throughline.triton.requests import RequestError
 INPUTS: tuple[tuple[str, str, int], ...] = (
     ("text_input", "TYPE_STRING", -1),
     ("streaming", "TYPE_BOOL", 1),
+    ("stop", "TYPE_BOOL", 1),
     ("sampling_param_best_of", "TYPE_INT32", 1),
     ("sampling_param_temperature", "TYPE_FP32", 1),
     ("sampling_param_top_k", "TYPE_INT32", 1),

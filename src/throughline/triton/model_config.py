@@ -26,6 +26,7 @@ INPUTS: tuple[tuple[str, str, int], ...] = (
     ("input_ids", "TYPE_INT32", -1),
     ("max_tokens", "TYPE_INT32", 1),
     ("stream", "TYPE_BOOL", 1),
+    ("stop", "TYPE_BOOL", 1),
     ("temperature", "TYPE_FP32", 1),
     ("top_k", "TYPE_INT32", 1),
     ("top_p", "TYPE_FP32", 1),

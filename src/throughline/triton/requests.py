@@ -42,6 +42,9 @@ class GenerateRequest:
         perf_metrics: Whether responses say when the request came and when its tokens were there.
         priority: Lower is served earlier, as in vLLM.
         timeout_seconds: Time after its arrival at which nobody wants an answer any more; None for no end.
+        interval_seconds: Least time between two responses of a stream, and before the first one; None to leave it to
+            the model.
+        id: What its client calls it; may be empty, or another's too.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -51,6 +54,15 @@ class GenerateRequest:
     perf_metrics: bool = False
     priority: int = 0
     timeout_seconds: float | None = None
+    interval_seconds: float | None = None
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """Ends the requests that are called `id`; the input `stop` of TensorRT-LLM's models."""
+
+    id: str
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,8 @@ def parse_request(
     decode: Callable[[Sequence[int]], str] | None,
     defaults: RequestDefaults,
     timeout_microseconds: int = 0,
+    parameters: Mapping[str, Any] | None = None,
+    request_id: str = "",
 ) -> GenerateRequest:
     """Checks the tensors of one request.
 
@@ -77,6 +91,8 @@ def parse_request(
         decode: Its inverse, used when a client that sent ids asks for its input back.
         defaults: Values for absent inputs.
         timeout_microseconds: Triton's request parameter `timeout`; 0 for none.
+        parameters: The other request parameters, of which `stream_interval_ms` is known.
+        request_id: What the client calls it.
 
     Raises:
         RequestError: Naming the input, the value seen and what is allowed.
@@ -96,7 +112,22 @@ def parse_request(
         perf_metrics=_flag(inputs, "return_perf_metrics", False),
         priority=_integer(inputs, "priority", 0, low=-MAX_PRIORITY, high=MAX_PRIORITY) or 0,
         timeout_seconds=timeout_microseconds / 1e6 if timeout_microseconds else None,
+        interval_seconds=_interval(parameters or {}),
+        id=request_id,
     )
+
+
+def stop_request(inputs: Mapping[str, Any], request_id: str) -> StopRequest | None:
+    """The request to end another one, if it is one: with `stop` true, whatever its other inputs.
+
+    Raises:
+        RequestError: If it does not say which.
+    """
+    if not _flag(inputs, "stop", False):
+        return None
+    if not request_id:
+        raise _error("stop", "no request id", "send the id of the request that is to end")
+    return StopRequest(request_id)
 
 
 def _prompt(
@@ -176,6 +207,16 @@ def _one(inputs: Mapping[str, Any], name: str) -> Any:
 
 def _text(inputs: Mapping[str, Any], name: str) -> str:
     return _string(name, _one(inputs, name)) if name in inputs else ""
+
+
+def _interval(parameters: Mapping[str, Any]) -> float | None:
+    name = "stream_interval_ms"
+    value = parameters.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or not 1 <= value <= INT32_MAX:
+        raise _error(name, shorten(value, 40), f"send an integer between 1 and {INT32_MAX}")
+    return value / 1e3
 
 
 def _flag(inputs: Mapping[str, Any], name: str, default: bool) -> bool:

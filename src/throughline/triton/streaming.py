@@ -80,12 +80,16 @@ class Message:
 
 @dataclass
 class Outbox:
-    """Output of one request that its client has not seen yet; `now` is when it came."""
+    """Output of one request that its client has not seen yet; `now` is when it came.
+
+    With `interval_seconds` messages go no more often than that, whatever the policy.
+    """
 
     echo: str
     now: float
     wants_log_probs: bool = False
     wants_times: bool = False
+    interval_seconds: float | None = None
     _text: list[str] = field(default_factory=list)
     _ids: list[int] = field(default_factory=list)
     _log_probs: list[float] = field(default_factory=list)
@@ -122,6 +126,8 @@ class Outbox:
         """Returns whether a message should go: the first token, `tokens` of them, or one that is old."""
         if not self._ids:
             return False
+        if self.interval_seconds is not None:
+            return now - self.now >= self.interval_seconds
         return not self._sent or len(self._ids) >= tokens or now - self.now >= policy.flush_interval_seconds
 
     def take(self, now: float, finish_reason: str = "") -> Message:

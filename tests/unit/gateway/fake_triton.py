@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ MODEL = "lab-engine"
 # Of the engine model; further ones are optional.
 INPUTS = ("text_input", "input_ids", "max_tokens", "stream", "temperature", "top_k", "top_p", "return_perf_metrics")
 OUTPUTS = ("text_output", "finish_reason", "prompt_tokens", "completion_tokens", "output_ids")
+FINAL = "triton_final_response"
 
 
 @dataclass
@@ -30,18 +33,25 @@ class Seen:
     parameters: dict[str, int]
     metadata: dict[str, str] = field(default_factory=dict)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    is_shared: bool = False
 
     @property
     def prompt(self) -> list[int]:
         """The prompt's token ids."""
         return list(self.inputs["input_ids"])
 
+    @property
+    def is_streamed(self) -> bool:
+        """Whether each message is wanted at once."""
+        return bool(self.inputs["stream"]) and "stream_interval_ms" not in self.parameters
+
 
 @dataclass
 class Say:
     """One message: new text, all tokens so far, a reason in the last one; new ids with their log-probabilities.
 
-    `times` are the engine's, by their outputs' names, in nanoseconds of a monotonic clock.
+    `times` are the engine's, by their outputs' names, in nanoseconds of a monotonic clock. `is_due` sends one of a
+    whole answer though it is not the last, as the engine model does from time to time.
     """
 
     text: str
@@ -50,6 +60,7 @@ class Say:
     token_ids: tuple[int, ...] = ()
     log_probs: tuple[float, ...] | None = None
     times: dict[str, int] = field(default_factory=dict)
+    is_due: bool = False
 
 
 @dataclass
@@ -76,12 +87,18 @@ def say(text: str, finish_reason: str = "stop", pieces: int = 3) -> Script:
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # no types there
-    """Runs in threads of this process; `script` says how to answer, `seen` holds what came."""
+    """Runs in threads of this process; `script` says how to answer, `seen` holds what came.
+
+    A stream may carry many requests; `streams` counts those that were opened, `ended` those that came to their end.
+    What fails with `error_status_prefix` gets an error message with its id, anything else ends its stream by a status.
+    """
 
     def __init__(self) -> None:
         self.script: Script = say("Hello there")
         self.seen: list[Seen] = []
         self.ready = True
+        self.streams = 0
+        self.ended = threading.Semaphore(0)
         self._server: Any = None
         self.port = 0
 
@@ -110,23 +127,53 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         return found
 
     def ModelStreamInfer(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:  # noqa: N802
-        """Plays the script; without streaming the text goes in one message, as the engine model does."""
-        request = next(requests, None)
-        if request is None:
-            # Cancelled before it came.
-            return
-        seen = _decode(request, dict(context.invocation_metadata()))
-        context.add_callback(seen.cancelled.set)
-        self.seen.append(seen)
+        """Plays the script to each request, to all of them at once; one with `stop` cancels that of the same id."""
+        self.streams += 1
+        metadata = dict(context.invocation_metadata())
+        out: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        running: dict[str, Seen] = {}
+
+        def end() -> None:
+            for seen in list(running.values()):
+                seen.cancelled.set()
+            out.put(None)
+
+        def read() -> None:
+            players: list[threading.Thread] = []
+            with contextlib.suppress(grpc.RpcError):
+                for request in requests:
+                    if any(tensor.name == "stop" for tensor in request.inputs):
+                        running[request.id].cancelled.set()
+                        continue
+                    seen = running[request.id] = _decode(request, metadata)
+                    self.seen.append(seen)
+                    players.append(threading.Thread(target=self._play, args=(seen, out), daemon=True))
+                    players[-1].start()
+            for player in players:
+                player.join()
+            out.put(None)
+
+        context.add_callback(end)
+        threading.Thread(target=read, daemon=True).start()
+        while (found := out.get()) is not None:
+            if isinstance(found, Fail):
+                context.abort(found.code, found.details)
+            yield found
+        self.ended.release()
+
+    def _play(self, seen: Seen, out: queue.SimpleQueue[Any]) -> None:
+        """A whole answer goes in one message, as the engine model does."""
         prompt_tokens = len(seen.prompt)
         held = Say("", 0)
         for step in self.script(seen):
+            if seen.cancelled.is_set():
+                return
             if isinstance(step, Fail):
-                context.abort(step.code, step.details)
+                out.put(_failure(seen, step) if seen.is_shared else step)
                 return
             held = _joined(held, step)
-            if seen.inputs["stream"] or step.finish_reason:
-                yield _message(held, prompt_tokens)
+            if seen.is_streamed or step.finish_reason or step.is_due:
+                out.put(_message(held, prompt_tokens, seen.id))
                 held = Say("", 0)
 
 
@@ -136,7 +183,8 @@ def _decode(request: Any, metadata: dict[str, str]) -> Seen:
         name: values if name in several else values[0] for name, values in inputs_of(request).items()
     }
     parameters = {name: value.int64_param for name, value in request.parameters.items()}
-    return Seen(request.model_name, inputs, request.id, parameters, metadata)
+    shared = "error_status_prefix" in parameters
+    return Seen(request.model_name, inputs, request.id, parameters, metadata, is_shared=shared)
 
 
 def _joined(held: Say, step: Say) -> Say:
@@ -144,8 +192,16 @@ def _joined(held: Say, step: Say) -> Say:
     return replace(step, text=held.text + step.text, token_ids=held.token_ids + step.token_ids, log_probs=log_probs)
 
 
-def _message(step: Say, prompt_tokens: int) -> Any:
-    response = service_pb2.ModelInferResponse(model_name=MODEL)
+def _failure(seen: Seen, step: Fail) -> Any:
+    status = {"INVALID_ARGUMENT": "INVALID_ARG"}.get(step.code.name, step.code.name)
+    message = service_pb2.ModelStreamInferResponse(error_message=f"{status}: {step.details}")
+    message.infer_response.id = seen.id
+    return message
+
+
+def _message(step: Say, prompt_tokens: int, request_id: str) -> Any:
+    response = service_pb2.ModelInferResponse(model_name=MODEL, id=request_id)
+    response.parameters[FINAL].bool_param = bool(step.finish_reason)
     outputs = [
         ("text_output", "BYTES", 1, string(step.text)),
         ("finish_reason", "BYTES", 1, string(step.finish_reason)),

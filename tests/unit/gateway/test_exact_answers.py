@@ -119,10 +119,12 @@ class Asker:
         return [json.loads(item) for item in data[:-1]]
 
 
-@pytest.fixture(scope="module")
-def asker(make_spec: Callable[..., GatewaySpec], running_triton: FakeTriton) -> Iterator[Asker]:
+@pytest.fixture(scope="module", params=["request", "multiplexed"])
+def asker(
+    make_spec: Callable[..., GatewaySpec], running_triton: FakeTriton, request: pytest.FixtureRequest
+) -> Iterator[Asker]:
     with asyncio.Runner() as runner:
-        asker = Asker(make_spec(), running_triton, runner)
+        asker = Asker(make_spec(upstream={"stream": request.param}), running_triton, runner)
         runner.run(asker.app.models.open())
         yield asker
         runner.run(asker.app.models.close())

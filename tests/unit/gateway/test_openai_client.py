@@ -35,7 +35,7 @@ def test_chat(client: openai.OpenAI, triton: FakeTriton) -> None:
     assert answer.usage
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (prompt, 4)
     assert answer.usage.total_tokens == prompt + 4
-    assert triton.seen[0].inputs["stream"] is False
+    assert not triton.seen[0].is_streamed
 
 
 def test_chat_stream(client: openai.OpenAI, triton: FakeTriton) -> None:
@@ -46,7 +46,7 @@ def test_chat_stream(client: openai.OpenAI, triton: FakeTriton) -> None:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Hello there"
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
     assert all(chunk.usage is None for chunk in chunks)
-    assert triton.seen[0].inputs["stream"] is True
+    assert triton.seen[0].is_streamed
 
 
 def test_stream_usage_is_in_a_last_chunk_of_its_own(client: openai.OpenAI, triton: FakeTriton) -> None:
@@ -99,7 +99,7 @@ def test_parameters_reach_the_engine(client: openai.OpenAI, triton: FakeTriton) 
     del seen["input_ids"]
     assert seen == {
         "max_tokens": 9,
-        "stream": False,
+        "stream": True,
         "temperature": 0.5,
         "top_p": 0.25,
         "top_k": 7,

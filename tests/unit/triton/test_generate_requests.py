@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from throughline.contracts.engine import GuidedDecodingParams, SamplingParams
-from throughline.triton.requests import GenerateRequest, RequestDefaults, RequestError, parse_request
+from throughline.triton.requests import (
+    GenerateRequest,
+    RequestDefaults,
+    RequestError,
+    StopRequest,
+    parse_request,
+    stop_request,
+)
 
 
 def parse(tokenizer: bool = True, **inputs: Any) -> GenerateRequest:
@@ -131,3 +138,29 @@ def test_an_engine_without_tokenizer_takes_ids_only() -> None:
         parse(tokenizer=False, text_input="w3")
     with pytest.raises(RequestError, match="no tokenizer: leave it at true"):
         parse(tokenizer=False, input_ids=[3], exclude_input_in_output=False)
+
+
+def paced(value: Any) -> float | None:
+    return parse_request(
+        {"input_ids": np.array([3])},
+        encode=None,
+        decode=None,
+        defaults=RequestDefaults(),
+        parameters={"stream_interval_ms": value, "another": 1},
+    ).interval_seconds
+
+
+def test_the_distance_of_messages_is_a_request_parameter() -> None:
+    assert (paced(250), paced(None)) == (0.25, None)
+    for value in (0, -1, 2**31, True, "250", 1.5):
+        with pytest.raises(RequestError, match="send an integer") as caught:
+            paced(value)
+        assert caught.value.where == "stream_interval_ms"
+
+
+def test_a_stop_names_a_request_and_nothing_else_counts() -> None:
+    stop = {"stop": np.array([True]), "max_tokens": np.array([-1])}
+    assert stop_request(stop, "mine") == StopRequest("mine")
+    assert stop_request({"stop": np.array([False])}, "mine") is stop_request({}, "mine") is None
+    with pytest.raises(RequestError, match="send the id of the request that is to end"):
+        stop_request(stop, "")

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from throughline.contracts.engine import EngineStats, ErrorKind, FinishReason, SamplingParams, StepOutput
 from throughline.contracts.errors import EngineError
 from throughline.triton.batching import Scheduler, SchedulerSettings, Snapshot
-from throughline.triton.requests import GenerateRequest, RequestError
-from throughline.triton.streaming import Message
+from throughline.triton.requests import GenerateRequest, RequestError, StopRequest
+from throughline.triton.streaming import FlushPolicy, Message
 
 
 class CountingEngine:
@@ -425,3 +425,47 @@ def test_the_drain_time_ends_what_still_runs() -> None:
     bench.now += 1
     bench.scheduler.run()
     assert endless.ends == ["UNAVAILABLE"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_stop_ends_what_bears_its_id_with_what_there_is(stream: bool) -> None:
+    bench = Bench()
+    asked, other = bench.ask(50, stream=stream, id="mine"), bench.ask(6, stream=stream, id="other")
+    bench.turn(3)
+    stopper, again = Client(), Client()
+    bench.scheduler.put(stopper, StopRequest("mine"))
+    bench.turn(5)
+    bench.scheduler.put(again, StopRequest("mine"))
+    bench.turn(1)
+    assert asked.ends == ["cancelled"] and 3 <= asked.messages[-1].completion_tokens < 6
+    assert asked.text == count(asked.messages[-1].completion_tokens)
+    assert (len(asked.messages) == 1) is not stream
+    # The second found nothing, and is answered as the first.
+    assert (stopper.ends, again.ends, stopper.messages) == (["closed"], ["closed"], [])
+    assert (other.ends, other.text) == (["length"], count(6))
+    assert bench.gauges.last and bench.gauges.last.finished == {"cancelled": 1, "length": 1}
+
+
+def test_a_stop_reaches_what_waits() -> None:
+    bench = Bench(max_batch_size=1)
+    running, ahead = bench.ask(4), bench.ask(4)
+    bench.turn()
+    waiting = bench.ask(4, id="mine")
+    bench.turn()
+    bench.scheduler.put(Client(), StopRequest("mine"))
+    bench.turn()
+    assert (waiting.ends, waiting.text, waiting.messages[0].prompt_tokens) == (["cancelled"], "", 1)
+    bench.turn(10)
+    assert (running.ends, ahead.ends) == (["length"], ["length"])
+
+
+def test_messages_of_a_paced_stream_keep_their_distance_and_nobody_else_pays() -> None:
+    bench = Bench(flush=FlushPolicy(max_responses_per_second=150.0, flush_interval_seconds=10.0))
+    paced = [bench.ask(100, interval_seconds=0.245) for _ in range(20)]
+    stream = bench.ask(100)
+    bench.turn(100)
+    # A step takes 0.01 s: after 25, 50, 75 and at the end.
+    assert [message.completion_tokens for message in paced[0].messages] == [25, 50, 75, 100]
+    assert {client.text for client in paced} == {count(100)}
+    # A hundred tokens a second are within the budget, were it not for those of the others.
+    assert len(stream.messages) == 100

@@ -3,8 +3,17 @@
 from throughline.gateway.upstream.contract import Ask, Contract
 from throughline.gateway.upstream.contracts import contract_of
 from throughline.gateway.upstream.faults import ClientGoneError
-from throughline.gateway.upstream.own import infer_request
+from throughline.gateway.upstream.own import OwnContract, infer_request
 from throughline.gateway.upstream.stream import TokenStream
 from throughline.gateway.upstream.triton import TritonUpstream
 
-__all__ = ["Ask", "ClientGoneError", "Contract", "TokenStream", "TritonUpstream", "contract_of", "infer_request"]
+__all__ = [
+    "Ask",
+    "ClientGoneError",
+    "Contract",
+    "OwnContract",
+    "TokenStream",
+    "TritonUpstream",
+    "contract_of",
+    "infer_request",
+]

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 
 from throughline.contracts.engine import GuidedDecodingParams, SamplingParams
 
+# Parameter of a response: whether it is the last one of its request.
+FINAL = "triton_final_response"
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -22,6 +25,8 @@ class Ask:
         stream: Whether text comes as it is made.
         priority: Lower is served earlier.
         timeout_seconds: After which nobody waits for the answer any more; None for no limit.
+        interval_seconds: Least time between two messages of an answer that nobody reads before its end: they say that
+            the engine goes on. None for no message but the last.
     """
 
     request_id: str
@@ -31,6 +36,7 @@ class Ask:
     stream: bool
     priority: int = 0
     timeout_seconds: float | None = None
+    interval_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +110,17 @@ class Contract(Protocol):
         name: As `ModelRoute.contract` names it.
         reads_text: Whether the prompt goes as text and not as token ids, and whether the answers say no token counts.
         adds_special_tokens: Whether the engine's tokenizer puts its own tokens around a text.
+        tells_progress: Whether an engine can send a whole answer in few messages (`Ask.interval_seconds`).
+        shares_stream: Whether an engine can end one of several requests of a call (the input `stop`) and says the
+            status of an error in its text.
         lacks: Why a field of a request cannot be served, by field.
     """
 
     name: str
     reads_text: bool
     adds_special_tokens: bool
+    tells_progress: bool
+    shares_stream: bool
     lacks: Mapping[str, str]
 
     def guide_refusal(self, guide: GuidedDecodingParams) -> str:

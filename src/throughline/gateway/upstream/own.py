@@ -20,6 +20,8 @@ class OwnContract:
     name = "throughline"
     reads_text = False
     adds_special_tokens = False
+    tells_progress = True
+    shares_stream = True
     lacks: Mapping[str, str] = {}
 
     def guide_refusal(self, guide: GuidedDecodingParams) -> str:
@@ -31,7 +33,11 @@ class OwnContract:
         tensors, params = Tensors(model, ask), ask.params
         tensors.add("input_ids", "INT32", array("i", ask.prompt).tobytes(), len(ask.prompt))
         tensors.integer("max_tokens", params.max_tokens)
-        tensors.flag("stream", ask.stream)
+        interval = None if ask.stream else ask.interval_seconds
+        tensors.flag("stream", ask.stream or interval is not None)
+        if interval is not None:
+            # A parameter and not an input: an engine model that does not know it streams, and refuses nothing.
+            tensors.request.parameters["stream_interval_ms"].int64_param = max(1, round(interval * 1e3))
         tensors.number("temperature", params.temperature)
         if params.top_k:
             tensors.integer("top_k", params.top_k)

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from throughline.gateway.errors import timed_out, unavailable
-from throughline.gateway.upstream.contract import Ask, Message, ModelShape, Tensors
+from throughline.gateway.upstream.contract import FINAL, Ask, Message, ModelShape, Tensors
 from throughline.gateway.upstream.faults import protocol_error
 from throughline.stop_words import StopWords
 
 _LENGTH = struct.Struct("<I")
 _SETTLE_CHARACTERS = 1024
-_FINAL = "triton_final_response"
 
 
 class TextContract:
@@ -25,6 +24,8 @@ class TextContract:
     """
 
     reads_text = True
+    tells_progress = False
+    shares_stream = False
 
     def __init__(self, *, adds_special_tokens: bool, count: Callable[[str], int]) -> None:
         self.adds_special_tokens = adds_special_tokens
@@ -69,7 +70,7 @@ class TextReader:
     def take(self, response: Any, message: Message) -> bool:
         """See `Reader`."""
         outputs = {output.name: raw for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)}
-        final = bool(response.parameters[_FINAL].bool_param) if _FINAL in response.parameters else False
+        final = bool(response.parameters[FINAL].bool_param) if FINAL in response.parameters else False
         if not outputs and not final:
             return False
         if outputs and "text_output" not in outputs:

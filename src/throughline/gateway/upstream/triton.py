@@ -1,4 +1,4 @@
-"""Engine models of one Triton server over `grpc.aio`: one ModelStreamInfer call a request, with its limits in time."""
+"""Engine models of one Triton server over `grpc.aio`: one call a request, or one for all, within limits in time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import time
 from typing import Any
 
 from throughline.contracts.engine import SamplingParams
-from throughline.contracts.gateway import GatewayTimeouts
+from throughline.contracts.gateway import GatewayTimeouts, StreamUse
 from throughline.gateway.errors import ApiError, timed_out
 from throughline.gateway.trace import NO_TRACE, RequestTrace
-from throughline.gateway.upstream.contract import Ask, Contract, ModelShape, Reader
+from throughline.gateway.upstream.contract import Ask, Contract, ModelShape
 from throughline.gateway.upstream.faults import rpc_error
+from throughline.gateway.upstream.shared import SharedStream
 from throughline.gateway.upstream.stream import TokenStream
 
 _WATCH_SECONDS = 0.1
@@ -33,6 +34,8 @@ _INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 # Triton reports errors inside a stream as text unless a client asks for gRPC statuses.
 _METADATA = (("triton_grpc_error", "true"),)
 _PROBE = "Hello"
+# Of the limit for a message; the engine's step and the way here take their time too.
+_PROGRESS = 1 / 3
 _UNASKED = ModelShape(batched=False, inputs=frozenset())
 
 
@@ -42,10 +45,17 @@ class TritonUpstream:
     Args:
         url: `host:port` of its gRPC endpoint; behind a name with several addresses requests take turns.
         timeouts: Limits in time for every request.
+        stream: See `UpstreamSettings`.
+
+    Attributes:
+        url: See above.
+        interval_seconds: `Ask.interval_seconds` with which an answer keeps within the limits for a message.
     """
 
-    def __init__(self, url: str, timeouts: GatewayTimeouts) -> None:
+    def __init__(self, url: str, timeouts: GatewayTimeouts, stream: StreamUse = "request") -> None:
         self.url = url
+        self._stream_use = stream
+        self.interval_seconds = _PROGRESS * min(timeouts.first_token_seconds, timeouts.inter_token_seconds)
         self._timeouts = timeouts
         self._streams: dict[TokenStream, float] = {}
         self._heard: dict[str, float] = {}
@@ -54,6 +64,7 @@ class TritonUpstream:
         self._channel: Any = None
         self._stub: Any = None
         self._infer: Any = None
+        self._shared: SharedStream | None = None
         self._eof: object = None
         self._watcher: asyncio.Task[None] | None = None
 
@@ -71,12 +82,16 @@ class TritonUpstream:
             request_serializer=service_pb2.ModelInferRequest.SerializeToString,
             response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
         )
+        if self._stream_use == "multiplexed":
+            self._shared = SharedStream(self._stub.ModelStreamInfer, self._eof)
         self._watcher = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
         """Closes the channel; running requests are cancelled."""
         if self._watcher is not None:
             self._watcher.cancel()
+        if self._shared is not None:
+            self._shared.close()
         if self._channel is not None:
             await self._channel.close()
 
@@ -103,7 +118,7 @@ class TritonUpstream:
         params = SamplingParams(max_tokens=1, ignore_eos=not contract.reads_text)
         # Token id 0 exists in every vocabulary.
         ask = Ask("ready", [0], _PROBE, params, stream=False)
-        tokens = self.start(model, contract.reader(ask), stream=False, seconds=self._timeouts.ready_seconds)
+        tokens = self.start(model, contract, ask, seconds=self._timeouts.ready_seconds)
         try:
             async with asyncio.timeout(self._timeouts.ready_seconds):
                 tokens.send(contract.request(model, ask, await self.shape(model, contract)))
@@ -138,21 +153,26 @@ class TritonUpstream:
         return found
 
     def start(
-        self, model: str, reader: Reader, *, stream: bool, seconds: float, trace: RequestTrace = NO_TRACE
+        self, model: str, contract: Contract, ask: Ask, *, seconds: float, trace: RequestTrace = NO_TRACE
     ) -> TokenStream:
         """Makes a stream for a request to `model`; the caller sends, reads, and leaves through `finish` in any case.
 
         Args:
             model: Name on Triton.
-            reader: Reads its answers.
-            stream: Whether the first token is awaited, and not the whole answer.
+            contract: What it speaks.
+            ask: What will be sent.
             seconds: How long it may take in all.
             trace: Of what request it is a part.
         """
         call_trace = trace.call(self.url)
-        begin = functools.partial(self._infer, timeout=seconds, metadata=_METADATA + call_trace.metadata)
-        tokens = TokenStream(begin, self._eof, model, self._heard, reader, call_trace)
-        self._streams[tokens] = self._timeouts.first_token_seconds if stream else seconds
+        # Triton reads a request's trace from the metadata of its call, so that a traced request has one of its own.
+        if self._shared is not None and contract.shares_stream and not call_trace.metadata:
+            begin = functools.partial(self._shared.begin, timeout=seconds)
+        else:
+            begin = functools.partial(self._infer, timeout=seconds, metadata=_METADATA + call_trace.metadata)
+        tokens = TokenStream(begin, self._eof, model, self._heard, contract.reader(ask), call_trace)
+        speaks = ask.stream or (contract.tells_progress and ask.interval_seconds is not None)
+        self._streams[tokens] = self._timeouts.first_token_seconds if speaks else seconds
         return tokens
 
     async def finish(self, tokens: TokenStream) -> None:

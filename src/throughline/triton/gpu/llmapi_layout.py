@@ -16,7 +16,7 @@ from throughline.triton.text.tensors import Tensor
 
 # NVIDIA's own model of this layout; it is not ours to hand on.
 MODEL_FOLDER = "/app/all_models/llmapi/tensorrt_llm/1"
-_MORE_INPUTS = (Tensor("sampling_param_return_perf_metrics", "BOOL"), Tensor("stop", "BOOL"))
+_MORE_INPUTS = (Tensor("sampling_param_return_perf_metrics", "BOOL"),)
 _MORE_OUTPUTS = (
     *(Tensor(f"kv_cache_{name}", "INT32", (-1,)) for name in ("reused_block", "missed_block")),
     *(Tensor(f"kv_cache_alloc_{name}_blocks", "INT32", (-1,)) for name in ("new", "total")),

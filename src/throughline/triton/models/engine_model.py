@@ -28,7 +28,7 @@ from throughline.triton.batching import Scheduler, SchedulerSettings, Snapshot  
 from throughline.triton.channels import Code  # noqa: E402
 from throughline.triton.engine_process import EngineProcess, Wakeup  # noqa: E402
 from throughline.triton.llmapi import to_text_contract  # noqa: E402
-from throughline.triton.requests import RequestDefaults, RequestError, parse_request  # noqa: E402
+from throughline.triton.requests import RequestDefaults, RequestError, parse_request, stop_request  # noqa: E402
 from throughline.triton.streaming import FlushPolicy, Message  # noqa: E402
 
 _LENGTH_BUCKETS = [10, 50, 100, 500, 1000]
@@ -82,13 +82,18 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> None:
         """Checks requests and hands them to the scheduler; responses go through their senders."""
         for request in requests:
-            channel = ResponseChannel(request.get_response_sender())
+            parameters = json.loads(request.parameters() or "{}")
+            channel = ResponseChannel(request.get_response_sender(), parameters.get("error_status_prefix") is True)
             inputs: dict[str, Any] = {}
             for name in self._inputs:
                 tensor = pb_utils.get_input_tensor_by_name(request, name)
                 if tensor is not None:
                     inputs[name] = tensor.as_numpy().reshape(-1)
             try:
+                if (stop := stop_request(inputs, request.request_id())) is not None:
+                    channel.ends_with_a_response = True
+                    self._scheduler.put(channel, stop)
+                    continue
                 if self._is_llmapi:
                     inputs, channel.outputs = to_text_contract(inputs)
                 checked = parse_request(
@@ -97,6 +102,8 @@ class TritonPythonModel:
                     decode=self._decode,
                     defaults=self._defaults,
                     timeout_microseconds=request.timeout(),
+                    parameters=parameters,
+                    request_id=request.request_id(),
                 )
             except RequestError as error:
                 # Its traceback would keep the request alive, and the server then cannot unload the model.
@@ -111,11 +118,22 @@ class TritonPythonModel:
 
 
 class ResponseChannel:
-    """`Channel` over a response sender of the Python backend; `outputs` are those to send, all of them if None."""
+    """`Channel` over a response sender of the Python backend.
 
-    def __init__(self, sender: Any) -> None:
-        self._sender = sender
+    Args:
+        sender: The sender.
+        tells_status: Whether the text of an error begins with its status, which a client cannot see otherwise where
+            it shares a stream.
+
+    Attributes:
+        outputs: Those to send, all of them if None.
+        ends_with_a_response: Whether `close` sends an empty response and not the final flag alone.
+    """
+
+    def __init__(self, sender: Any, tells_status: bool) -> None:
+        self._sender, self._tells_status = sender, tells_status
         self.outputs: frozenset[str] | None = None
+        self.ends_with_a_response = False
         self._text = ""
 
     def send(self, message: Message, *, final: bool) -> None:
@@ -151,11 +169,15 @@ class ResponseChannel:
 
     def fail(self, code: Code, text: str) -> None:
         """Sends an error as the last response."""
+        text = f"{code}: {text}" if self._tells_status else text
         error = pb_utils.TritonError(text, getattr(pb_utils.TritonError, code))
         self._sender.send(pb_utils.InferenceResponse(error=error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def close(self) -> None:
-        """Sends the final flag alone."""
+        """Ends the request without output."""
+        if self.ends_with_a_response:
+            self._send(pb_utils.InferenceResponse([]), final=True)
+            return
         self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def is_cancelled(self) -> bool:
