@@ -19,16 +19,14 @@ import platform
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 import psutil
 from gateway_cpu import SETTLE_SECONDS, SHORT_MESSAGES, differences, summary
+from instant_engine import TEXT
 
 from throughline.artifacts.environment import processor_name
-from throughline.contracts.engine import EngineStats, FinishReason, SamplingParams, StepOutput
 from throughline.contracts.gateway import GatewayLimits, GatewaySpec, ModelRoute, UpstreamSettings
 from throughline.contracts.serving import ServeSpec
 from throughline.gateway import GatewayProcess
@@ -36,57 +34,7 @@ from throughline.triton import repository
 from throughline.triton.server import TritonServer
 
 MODEL = "instant"
-TEXT = " word"
 Costs = dict[str, float]
-
-
-class Instant:
-    """An `EngineRuntime` that gives each request a token a step."""
-
-    def __init__(self) -> None:
-        self._live: dict[str, tuple[int, int, int]] = {}
-        self._ended: deque[StepOutput] = deque()
-        self._made = 0
-
-    def submit(self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
-        """See `EngineRuntime.submit`."""
-        self._live[request_id] = (len(prompt_token_ids), 0, params.max_tokens)
-
-    def cancel(self, request_id: str) -> None:
-        """See `EngineRuntime.cancel`."""
-        if request_id in self._live:
-            prompt, count, _ = self._live.pop(request_id)
-            self._ended.append(StepOutput(request_id, (), "", "cancelled", prompt, count))
-
-    def step(self) -> list[StepOutput]:
-        """See `EngineRuntime.step`."""
-        outputs = [*self._ended]
-        self._ended.clear()
-        for request_id, (prompt, count, most) in list(self._live.items()):
-            reason: FinishReason | None = "length" if count + 1 == most else None
-            outputs.append(StepOutput(request_id, (5,), TEXT, reason, prompt, count + 1))
-            self._live[request_id] = (prompt, count + 1, most)
-            if reason:
-                del self._live[request_id]
-        self._made += len(outputs)
-        return outputs
-
-    def has_work(self) -> bool:
-        """See `EngineRuntime.has_work`."""
-        return bool(self._live or self._ended)
-
-    def stats(self) -> EngineStats:
-        """See `EngineRuntime.stats`."""
-        return EngineStats(len(self._live), 0, 0.0, 0, self._made)
-
-    def close(self) -> None:
-        """See `EngineRuntime.close`."""
-        self._live.clear()
-
-
-def load(_: Path) -> Instant:
-    """For `ServeSpec.runtime`."""
-    return Instant()
 
 
 async def ask(url: str, streams: int, requests: int, tokens: int, *, stream: bool) -> None:
@@ -149,10 +97,10 @@ def main() -> int:
     parser.add_argument("--messages", type=int, default=200, help="of a long answer")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    # The engine's process finds `load` here.
+    # The engine's process finds its engine here.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     engine = options.engine.resolve()
-    serve = ServeSpec(runtime=f"{Path(__file__).stem}:load", max_responses_per_second=10**9)
+    serve = ServeSpec(runtime="instant_engine:load", max_responses_per_second=10**9)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         repository.render(folder / "repository", MODEL, engine, serve)
