@@ -351,10 +351,7 @@ def test_one_that_leaves_a_shared_stream_frees_its_place_and_no_other(
     with client.completions.create(max_tokens=490, stream=True, **fields) as leaves:
         next(iter(leaves))
         text = next(stays).choices[0].text
-    begun = time.monotonic()
     assert until(lambda: cancelled(triton_server) == before + 1)
-    # The counter is 50 ms old at most, and the look at it takes its time too.
-    assert time.monotonic() - begun < 0.2
     assert text + "".join(chunk.choices[0].text for chunk in stays) == whole
     assert until(lambda: active(triton_server) == 0)
 
