@@ -11,6 +11,7 @@ from typing import Literal, Protocol, Self
 from pydantic import Field, model_validator
 
 from throughline.contracts.config import StrictModel, parse
+from throughline.contracts.embedding import EmbeddingInfo, EmbeddingSpec
 from throughline.contracts.errors import EngineError
 from throughline.contracts.progress import OnProgress
 
@@ -88,6 +89,7 @@ class EngineSpec(StrictModel):
         multiple_profiles: Several TensorRT optimisation profiles: faster kernels, a longer build.
         max_lora_rank: Largest rank of adapters that are served; 0 for none.
         speculative_config: Speculative decoding; None for one token a step.
+        embedding: How vectors are made, by an engine that makes them; None for one that makes tokens.
     """
 
     backend: Backend = "cpu"
@@ -116,6 +118,7 @@ class EngineSpec(StrictModel):
     multiple_profiles: bool = False
     max_lora_rank: int = Field(default=0, ge=0)
     speculative_config: SpeculativeConfig | None = None
+    embedding: EmbeddingSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,7 @@ class EngineInfo(StrictModel):
         calibration: What the weights were calibrated on; None for a build without data.
         weight_bytes: Size of the weights on disk.
         versions: Package versions of the builder.
+        embedding: What its vectors are; None for an engine that makes tokens.
     """
 
     format_version: int = 1
@@ -177,6 +181,7 @@ class EngineInfo(StrictModel):
     calibration: CalibrationInfo | None = None
     weight_bytes: int
     versions: dict[str, str]
+    embedding: EmbeddingInfo | None = None
 
     @classmethod
     def read(cls, engine_dir: Path) -> Self:

@@ -1,4 +1,4 @@
-"""Golden prompts of an engine directory: what its build asked, and what it answered greedily."""
+"""Golden prompts of an engine directory: what its build asked, and the greedy answers or the vectors that came."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from throughline.contracts.errors import EngineError
 
@@ -34,22 +34,12 @@ class Golden:
         Raises:
             EngineError: If it is missing or damaged.
         """
-        path = engine_dir / GOLDEN_FILE
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            pairs = [(tuple(item["prompt_token_ids"]), tuple(item["token_ids"])) for item in values["prompts"]]
-            return cls(str(values.get("machine", "")), tuple(p for p, _ in pairs), tuple(a for _, a in pairs))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise EngineError(
-                "golden prompts cannot be read", where=str(path), seen=repr(error), fix="build again"
-            ) from None
+        machine, pairs = _read(engine_dir, "token_ids")
+        return cls(machine, tuple(prompt for prompt, _ in pairs), tuple(answer for _, answer in pairs))
 
     def write(self, engine_dir: Path) -> None:
         """Writes `golden.json`."""
-        pairs = zip(self.prompts, self.answers, strict=True)
-        items = [{"prompt_token_ids": list(prompt), "token_ids": list(answer)} for prompt, answer in pairs]
-        text = json.dumps({"machine": self.machine, "prompts": items}) + "\n"
-        (engine_dir / GOLDEN_FILE).write_text(text, encoding="utf-8")
+        _write(engine_dir, self.machine, "token_ids", self.prompts, self.answers)
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
@@ -58,3 +48,47 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
         if a != b:
             return index
     return min(len(left), len(right))
+
+
+@dataclass(frozen=True)
+class GoldenVectors:
+    """Golden prompts of an embedding engine and their vectors; see `Golden`."""
+
+    machine: str
+    prompts: tuple[tuple[int, ...], ...]
+    vectors: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def read(cls, engine_dir: Path) -> Self:
+        """Reads `golden.json`.
+
+        Raises:
+            EngineError: If it is missing or damaged, or of an engine that makes tokens.
+        """
+        machine, pairs = _read(engine_dir, "embedding")
+        return cls(machine, tuple(prompt for prompt, _ in pairs), tuple(vector for _, vector in pairs))
+
+    def write(self, engine_dir: Path) -> None:
+        """Writes `golden.json`."""
+        _write(engine_dir, self.machine, "embedding", self.prompts, self.vectors)
+
+
+def _read(engine_dir: Path, answer: str) -> tuple[str, list[tuple[tuple[int, ...], tuple[Any, ...]]]]:
+    path = engine_dir / GOLDEN_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        pairs = [(tuple(item["prompt_token_ids"]), tuple(item[answer])) for item in values["prompts"]]
+        return str(values.get("machine", "")), pairs
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EngineError(
+            "golden prompts cannot be read", where=str(path), seen=repr(error), fix="build again"
+        ) from None
+
+
+def _write(
+    engine_dir: Path, machine: str, answer: str, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[float]]
+) -> None:
+    pairs = zip(prompts, answers, strict=True)
+    items = [{"prompt_token_ids": list(prompt), answer: list(found)} for prompt, found in pairs]
+    text = json.dumps({"machine": machine, "prompts": items}) + "\n"
+    (engine_dir / GOLDEN_FILE).write_text(text, encoding="utf-8")

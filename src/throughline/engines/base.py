@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from throughline.contracts.embedding import EmbeddingRuntime, VectorReport
 from throughline.contracts.engine import (
     BuildReport,
     CalibrationData,
@@ -16,6 +17,13 @@ from throughline.contracts.engine import (
 )
 from throughline.contracts.errors import EngineError
 from throughline.contracts.progress import OnProgress
+
+
+class LoadedEmbedding(EmbeddingRuntime, Protocol):
+    """An embedding runtime that knows which engine it runs, and with which settings after overrides."""
+
+    info: EngineInfo
+    spec: EngineSpec
 
 
 class LoadedEngine(EngineRuntime, Protocol):
@@ -59,7 +67,7 @@ def load(engine_dir: Path, **overrides: object) -> LoadedEngine:
     """Loads an engine; `overrides` replace run-time settings of its spec, e.g. `num_threads=1`.
 
     Raises:
-        EngineError: If the directory holds no engine or an override is not a run-time setting.
+        EngineError: If the directory holds no engine that makes tokens, or an override is not a run-time setting.
     """
     info = EngineInfo.read(Path(engine_dir))
     _require_cpu(info.spec.backend)
@@ -68,12 +76,34 @@ def load(engine_dir: Path, **overrides: object) -> LoadedEngine:
     return load_runtime(Path(engine_dir), info, overrides)
 
 
-def verify(engine_dir: Path, **overrides: object) -> VerifyReport:
+def load_embedding(engine_dir: Path, **overrides: object) -> LoadedEmbedding:
+    """Loads an embedding engine; see `load`.
+
+    Raises:
+        EngineError: If the directory holds none or an override is not a run-time setting.
+    """
+    info = EngineInfo.read(Path(engine_dir))
+    _require_cpu(info.spec.backend)
+    from throughline.engines.cpu.embedding import load_embedding_runtime
+
+    return load_embedding_runtime(Path(engine_dir), info, overrides)
+
+
+def verify(engine_dir: Path, **overrides: object) -> VerifyReport | VectorReport:
     """Loads an engine and replays the golden prompts that its build recorded.
+
+    Returns:
+        How many tokens were the same, or of an embedding engine how near the vectors are.
 
     Raises:
         EngineError: As `load`, or if the golden prompts are missing.
     """
+    if EngineInfo.read(Path(engine_dir)).embedding is not None:
+        embedding = load_embedding(engine_dir, **overrides)
+        from throughline.engines.cpu.pipeline import machine_name
+        from throughline.engines.golden_vectors import replay_vectors
+
+        return replay_vectors(Path(engine_dir), embedding, machine_name(embedding.spec))
     runtime = load(engine_dir, **overrides)
     from throughline.engines.cpu.pipeline import machine_name
     from throughline.engines.golden import replay

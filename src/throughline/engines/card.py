@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from throughline.contracts.embedding import EmbeddingInfo
 from throughline.contracts.engine import CalibrationInfo, EngineInfo, EngineSpec
 
 _PRECISIONS = {
@@ -13,6 +14,11 @@ _PRECISIONS = {
     "int4": "INT4 weight-only by groups; embedding and head stay INT8, activations are not quantised (W4A16).",
     "fp8": "FP8 (E4M3) storage only: the weights are widened when the engine is loaded, "
     "so the file is smaller and nothing else is. No FP8 arithmetic takes place on a CPU.",
+}
+# By whether it makes vectors.
+_RUNTIMES = {
+    False: "OpenVINO GenAI with paged attention and in-flight batching",
+    True: "OpenVINO, whole sequences in a batch",
 }
 
 
@@ -32,7 +38,7 @@ def render_card(
         files: Bytes of each file.
         seconds: Duration of each build phase.
         machine: Processor and types that the golden prompts were recorded with.
-        kv_cache: The KV cache's type and size in words.
+        kv_cache: The KV cache's type and size in words; empty for an embedding engine, which has none.
         notes: Caveats, one line each.
     """
     spec = info.spec
@@ -42,11 +48,12 @@ def render_card(
         f"{info.num_attention_heads}/{info.num_key_value_heads} heads of {info.head_dim}",
         "Parameters": f"{info.parameters:,}",
         "Vocabulary": f"{info.vocab_size:,}; ends at ids {', '.join(map(str, info.eos_token_ids))}",
+        **({} if info.embedding is None else {"Vectors": _vectors(info.embedding)}),
         "Precision": _PRECISIONS.get(spec.precision, spec.precision),
         "Weights": f"{mib(info.weight_bytes)} ({8 * info.weight_bytes / max(1, info.parameters):.1f} bits a parameter)",
         "Context": f"{spec.max_seq_len} tokens of the model's {info.max_position_embeddings}",
         "Batching": f"up to {spec.max_batch_size} sequences and {spec.max_num_tokens} tokens an iteration",
-        "KV cache": kv_cache,
+        **({"KV cache": kv_cache} if kv_cache else {}),
         "Golden prompts": f"recorded on {machine}",
         "Checkpoint": f"sha256:{info.checkpoint_digest}",
     }
@@ -56,7 +63,7 @@ def render_card(
         rows["Calibration"] = _calibration(info.calibration)
     parts = [
         f"# Engine {info.name}",
-        f"Back end `{spec.backend}`: OpenVINO GenAI with paged attention and in-flight batching. "
+        f"Back end `{spec.backend}`: {_RUNTIMES[info.embedding is not None]}. "
         "It runs on any x86 or Arm machine with OpenVINO and is not a TensorRT engine.",
         table(("", ""), rows.items()),
         "## Files",
@@ -82,6 +89,16 @@ def _quantisation(spec: EngineSpec) -> str:
     if spec.precision != "int4":
         return kind
     return f"{kind}, group size {spec.group_size}, {spec.int4_ratio:.0%} of the linear layers' weights in INT4"
+
+
+def _vectors(embedding: EmbeddingInfo) -> str:
+    pooled = {"last": "the last token's state", "mean": "the mean of all states", "cls": "the first token's state"}
+    sizes = "fewer dimensions are no vectors"
+    if embedding.is_matryoshka:
+        known = embedding.matryoshka_dimensions
+        sizes = "any smaller number of dimensions" if known is None else f"or {', '.join(map(str, known))} dimensions"
+    length = "length 1" if embedding.normalize else "any length"
+    return f"{embedding.dimensions} dimensions, {pooled[embedding.pooling]}, {length}; {sizes}"
 
 
 def _calibration(calibration: CalibrationInfo | None) -> str:

@@ -2,58 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from throughline import resources
-from throughline.checkpoints import check_finite, check_shapes, check_tokenizer, read_json, weight_files
-from throughline.contracts.checkpoint import licence_files
+from throughline.checkpoints import check_finite
 from throughline.contracts.engine import BuildReport, CalibrationData, EngineInfo, EngineSpec
-from throughline.contracts.errors import EngineError
 from throughline.contracts.progress import OnProgress
-from throughline.contracts.storage import full, storage_errors
+from throughline.contracts.storage import storage_errors
 from throughline.engines.card import mib, render_card
+from throughline.engines.cpu.embedding import load_embedding_runtime
+from throughline.engines.cpu.embedding_graph import build_embedding_graph
+from throughline.engines.cpu.files import Checkpoint, save
 from throughline.engines.cpu.graph import build_graph
-from throughline.engines.cpu.guided import save_detokenizer
 from throughline.engines.cpu.lint import ComputePlan, check_spec, kv_block_bytes, kv_blocks
 from throughline.engines.cpu.load import load_runtime
-from throughline.engines.cpu.model_config import DecoderConfig, eos_token_ids, read_decoder_config
-from throughline.engines.cpu.openvino_env import openvino
+from throughline.engines.cpu.phases import Phases
 from throughline.engines.cpu.pipeline import machine_name, machine_plan
-from throughline.engines.cpu.quantize import (
-    QUANTISED,
-    calibration_info,
-    calibration_records,
-    check_group_size,
-    compress,
-    quantising_cost,
-)
+from throughline.engines.cpu.quantize import QUANTISED, calibration_info, calibration_records, compress
 from throughline.engines.cpu.resources import SHORT_OF_MEMORY, needed
 from throughline.engines.golden import GOLDEN_TOKENS, record, tokenize_prompts
+from throughline.engines.golden_vectors import record_vectors
 from throughline.engines.replacing import replacing
-from throughline.engines.safetensors_reader import SafetensorsFolder
-from throughline.resources import Resources
-from throughline.vocabulary import Vocabulary
-
-MODEL_FILE = "openvino_model.xml"
-_COPIED = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
-_CONTROL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
-# Seconds of the phases for a model of 135M weights on two cores; what they come to in all is not used.
-_COSTS = {"check": 0.5, "graph": 1.0, "save": 0.5, "golden": 5.0}
-_PACKAGES = ("openvino", "openvino-genai", "nncf", "numpy", "tokenizers", "throughline")
 
 
 class CpuEngineBuilder:
@@ -76,11 +47,11 @@ class CpuEngineBuilder:
         calibration: CalibrationData | None = None,
     ) -> BuildReport:
         """See `EngineBuilder.build`."""
-        phases = _Phases(on_progress or (lambda phase, fraction: None), spec)
+        phases = Phases(on_progress or (lambda phase, fraction: None), spec)
         with phases("check"):
             check_spec(spec)
             plan = machine_plan(spec)
-            checkpoint = _Checkpoint(checkpoint_dir, spec)
+            checkpoint = Checkpoint(checkpoint_dir, spec)
             need = needed(checkpoint.parameters, spec)
             resources.check(need, resources.available(out_dir), out_dir, what="build the engine", fix=SHORT_OF_MEMORY)
             check_finite(checkpoint.weights.entries, phases.reporter("check"))
@@ -88,19 +59,18 @@ class CpuEngineBuilder:
             info = checkpoint.info(self._name, spec).model_copy(
                 update={"calibration": calibration_info(spec, calibration, records)}
             )
-            kv_blocks(info, spec, plan.kv_cache_dtype)
+            if info.embedding is None:
+                kv_blocks(info, spec, plan.kv_cache_dtype)
         with storage_errors(out_dir), replacing(out_dir) as work:
             with phases("graph"):
-                report = phases.reporter("graph")
-                bf16 = spec.precision == "bf16"
-                model = build_graph(checkpoint.config, checkpoint.weights, bf16=bf16, on_layer=report)
+                model = _graph(checkpoint, bf16=spec.precision == "bf16", on_layer=phases.reporter("graph"))
             if spec.precision in QUANTISED:
                 with phases("quantise"):
                     model = compress(model, spec, checkpoint.config, records, phases.reporter("quantise"))
             with phases("save"):
-                info = _save(model, checkpoint, info, work, need)
+                info = save(model, checkpoint, info, work, need)
             with phases("golden"):
-                _record_golden(info, work)
+                (_record_golden if info.embedding is None else _record_vectors)(info, work)
             notes = _notes(spec, plan)
             files = {path.name: path.stat().st_size for path in work.iterdir() if path.is_file()}
             card = render_card(
@@ -108,7 +78,7 @@ class CpuEngineBuilder:
                 files,
                 phases.seconds,
                 machine=machine_name(spec),
-                kv_cache=_kv_words(info, spec, plan),
+                kv_cache=_kv_words(info, spec, plan) if info.embedding is None else "",
                 notes=notes,
             )
             (work / "ENGINE_CARD.md").write_text(card, encoding="utf-8")
@@ -116,110 +86,11 @@ class CpuEngineBuilder:
         return BuildReport(out_dir, info, dict(phases.seconds), notes)
 
 
-class _Phases:
-    """Times phases, and tells which one runs and how much of the whole build is done."""
-
-    def __init__(self, on_progress: OnProgress, spec: EngineSpec) -> None:
-        self._on_progress = on_progress
-        quantise = {"quantise": quantising_cost(spec)} if spec.precision in QUANTISED else {}
-        costs = _COSTS | quantise
-        self._shares = {phase: cost / sum(costs.values()) for phase, cost in costs.items()}
-        self._before = 0.0
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        self._on_progress(phase, self._before)
-        started = time.perf_counter()
-        yield
-        self.seconds[phase] = time.perf_counter() - started
-        self._before = min(1.0, self._before + self._shares[phase])
-        self._on_progress(phase, self._before)
-
-    def reporter(self, phase: str) -> Any:
-        """Returns a callback for fractions within a phase; its end is told by the phase itself."""
-        before, share = self._before, self._shares[phase]
-        return lambda fraction: self._on_progress(phase, before + share * fraction) if fraction < 1 else None
-
-
-class _Checkpoint:
-    """A checkpoint folder, read and checked as far as headers and configs go."""
-
-    def __init__(self, folder: Path, spec: EngineSpec) -> None:
-        self.folder = folder
-        if not folder.is_dir():
-            weight_files(folder)
-        self.values = read_json(folder / "config.json")
-        self.config: DecoderConfig = read_decoder_config(self.values, spec.max_seq_len)
-        if spec.precision == "int4":
-            check_group_size(spec.group_size, self.config)
-        self.weights = SafetensorsFolder(folder)
-        check_shapes(self.values, self.weights.entries, folder)
-        check_tokenizer(folder, self.values, self.config.vocab_size)
-        self.parameters = sum(entry.size for entry in self.weights.entries.values())
-        generation = folder / "generation_config.json"
-        self.generation: dict[str, Any] = read_json(generation) if generation.is_file() else {}
-        self.eos = eos_token_ids(self.values, self.generation)
-        # Read for its errors: an engine whose tokens have no text should fail before the work is done.
-        Vocabulary.from_tokenizer(folder / "tokenizer.json")
-
-    def info(self, name: str | None, spec: EngineSpec) -> EngineInfo:
-        config = self.config
-        return EngineInfo(
-            name=name or f"{self.folder.name}-{spec.precision}",
-            spec=spec,
-            architecture=config.architecture,
-            precision=spec.precision,
-            vocab_size=config.vocab_size,
-            eos_token_ids=self.eos,
-            control_token_ids=tuple(sorted({*self.eos, *_control_ids(self.folder)})),
-            max_position_embeddings=config.max_position_embeddings,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            num_key_value_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            hidden_size=config.hidden_size,
-            parameters=self.parameters,
-            checkpoint_digest=self.weights.digest(),
-            weight_bytes=0,
-            versions=_versions(),
-        )
-
-    def copy_files(self, out_dir: Path) -> None:
-        known = [path for name in _COPIED if (path := self.folder / name).is_file()]
-        for path in (*known, *licence_files(self.folder)):
-            shutil.copyfile(path, out_dir / path.name)
-        generation = self.generation | {"eos_token_id": list(self.eos)}
-        (out_dir / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
-
-
-def _save(model: Any, checkpoint: _Checkpoint, info: EngineInfo, folder: Path, need: Resources) -> EngineInfo:
-    """Writes the graph and what belongs to it; returns `info` with the size of the weights."""
-    with _openvino_writes(folder, need):
-        openvino().save_model(model, str(folder / MODEL_FILE), compress_to_fp16=False)
-    checkpoint.copy_files(folder)
-    vocabulary = Vocabulary.from_tokenizer(folder / "tokenizer.json", info.control_token_ids)
-    with _openvino_writes(folder, need):
-        save_detokenizer(vocabulary, info.control_token_ids, folder)
-    return info.model_copy(update={"weight_bytes": (folder / MODEL_FILE).with_suffix(".bin").stat().st_size})
-
-
-@contextmanager
-def _openvino_writes(folder: Path, need: Resources) -> Iterator[None]:
-    """OpenVINO says that it could not write and not why, and may have removed what it wrote."""
-    try:
-        yield
-    except RuntimeError as error:
-        free = resources.available(folder).disk
-        written = sum(path.stat().st_size for path in folder.iterdir())
-        if "iostream" in str(error) and free + written < need.disk:
-            raise full(folder.parent, f"{free} bytes free, about {need.disk - written} needed") from error
-        raise EngineError(
-            "OpenVINO cannot save the engine",
-            where=str(folder.parent),
-            seen=str(error).strip()[:300],
-            fix="see that the disk takes files of this size (quota, ulimit -f), then build it again",
-        ) from error
+def _graph(checkpoint: Checkpoint, *, bf16: bool, on_layer: Callable[[float], None]) -> Any:
+    config, weights, embedding = checkpoint.config, checkpoint.weights, checkpoint.embedding
+    if embedding is None:
+        return build_graph(config, weights, bf16=bf16, on_layer=on_layer)
+    return build_embedding_graph(config, weights, embedding, bf16=bf16, prefix=checkpoint.prefix, on_layer=on_layer)
 
 
 def _record_golden(info: EngineInfo, folder: Path) -> None:
@@ -232,27 +103,13 @@ def _record_golden(info: EngineInfo, folder: Path) -> None:
         runtime.close()
 
 
-def _control_ids(folder: Path) -> Iterator[int]:
-    """Ids of the tokens that `tokenizer_config.json` names as bos, eos, pad and unk."""
-    path = folder / "tokenizer_config.json"
-    names = read_json(path) if path.is_file() else {}
-    tokenizer = read_json(folder / "tokenizer.json")
-    added = {item["content"]: int(item["id"]) for item in tokenizer.get("added_tokens") or ()}
-    for key in _CONTROL_TOKENS:
-        value = names.get(key)
-        content = value.get("content") if isinstance(value, Mapping) else value
-        if content in added:
-            yield added[content]
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+def _record_vectors(info: EngineInfo, folder: Path) -> None:
+    prompts = tokenize_prompts(folder / "tokenizer.json", info.spec.max_seq_len)
+    runtime = load_embedding_runtime(folder, info, {})
+    try:
+        record_vectors(folder, runtime, prompts, machine_name(info.spec))
+    finally:
+        runtime.close()
 
 
 def _kv_words(info: EngineInfo, spec: EngineSpec, plan: ComputePlan) -> str:

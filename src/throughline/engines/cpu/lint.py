@@ -28,6 +28,15 @@ RUNTIME_FIELDS = frozenset(
     }
 )
 _OF_GPUS = {"tp_size": 1, "pp_size": 1, "gemm_plugin": "auto", "multiple_profiles": False, "max_lora_rank": 0}
+_OF_GENERATION = (
+    "calibration",
+    "kv_cache_dtype",
+    "kv_cache_bytes",
+    "enable_block_reuse",
+    "enable_chunked_context",
+    "capacity_scheduler_policy",
+    "speculative_config",
+)
 _KV_BITS = {"f32": 32, "f16": 16, "bf16": 16, "u8": 8, "u4": 4}
 # Scale and zero point (float32 each) of every quantised key and value row of `head_dim` numbers.
 _KV_ROW_OVERHEAD = 8
@@ -64,6 +73,8 @@ def check_spec(spec: EngineSpec) -> None:
         if value != neutral:
             raise _refuse("what is of GPUs alone", field, value, f"set {field}={neutral}, or take engine=gpu")
     _check_quantisation(spec)
+    if spec.embedding is not None:
+        _check_embedding(spec)
     speculation = spec.speculative_config
     if speculation is not None and speculation.decoding_type == "Draft_Target" and spec.enable_block_reuse:
         # OpenVINO GenAI 2026.4: a step fails once a sampled request meets blocks of an earlier one.
@@ -79,6 +90,26 @@ def check_spec(spec: EngineSpec) -> None:
             where="engine.max_num_tokens",
             seen=f"max_num_tokens={spec.max_num_tokens}, max_seq_len={spec.max_seq_len}",
             fix="enable it or set max_num_tokens to max_seq_len",
+        )
+
+
+def _check_embedding(spec: EngineSpec) -> None:
+    """Refuses settings of engines that make tokens, which one that makes vectors would silently ignore."""
+    for field in _OF_GENERATION:
+        value, neutral = getattr(spec, field), EngineSpec.model_fields[field].default
+        if value != neutral:
+            raise EngineLintError(
+                "embedding engines make no tokens and have no KV cache",
+                where=f"engine.{field}",
+                seen=value,
+                fix=f"leave {field} at {neutral}, or set embedding=null",
+            )
+    if spec.max_num_tokens < spec.max_seq_len:
+        raise EngineLintError(
+            "a sequence to embed must fit one iteration",
+            where="engine.max_num_tokens",
+            seen=f"max_num_tokens={spec.max_num_tokens}, max_seq_len={spec.max_seq_len}",
+            fix="set max_num_tokens to max_seq_len or more",
         )
 
 

@@ -17,12 +17,17 @@ def load_runtime(engine_dir: Path, info: EngineInfo, overrides: dict[str, object
     """Loads the engine that `info` describes.
 
     Raises:
-        EngineError: If an override is refused, a file is missing, or OpenVINO cannot load the graph.
+        EngineError: If it makes no tokens, an override is refused, a file is missing, or OpenVINO cannot load it.
     """
+    if info.embedding is not None:
+        raise EngineError(
+            "this engine makes vectors, no tokens",
+            where=str(engine_dir),
+            seen="embedding in engine.json",
+            fix="give an engine that generates, or serve this one for /v1/embeddings",
+        )
     spec = with_overrides(info, overrides)
-    missing = [name for name in ("openvino_model.xml", "openvino_model.bin") if not (engine_dir / name).is_file()]
-    if missing:
-        raise EngineError("engine is incomplete", where=str(engine_dir), seen=f"no {missing[0]}", fix="build it again")
+    check_graph_files(engine_dir)
     vocabulary = Vocabulary.from_tokenizer(engine_dir / "tokenizer.json", info.control_token_ids)
     plan = machine_plan(spec)
     blocks = kv_blocks(info, spec, plan.kv_cache_dtype)
@@ -31,9 +36,21 @@ def load_runtime(engine_dir: Path, info: EngineInfo, overrides: dict[str, object
     try:
         return CpuEngineRuntime(info, spec, vocabulary, factory, kv_blocks=blocks, can_guide=can_guide)
     except RuntimeError as error:
-        raise EngineError(
-            "OpenVINO cannot load the engine",
-            where=str(engine_dir),
-            seen=str(error).strip()[:300],
-            fix="build it again",
-        ) from error
+        raise not_loadable(engine_dir, error) from error
+
+
+def check_graph_files(engine_dir: Path) -> None:
+    """Raises `EngineError` if the graph or its weights are missing."""
+    missing = [name for name in ("openvino_model.xml", "openvino_model.bin") if not (engine_dir / name).is_file()]
+    if missing:
+        raise EngineError("engine is incomplete", where=str(engine_dir), seen=f"no {missing[0]}", fix="build it again")
+
+
+def not_loadable(engine_dir: Path, error: RuntimeError) -> EngineError:
+    """What OpenVINO says of an engine that it cannot load."""
+    return EngineError(
+        "OpenVINO cannot load the engine",
+        where=str(engine_dir),
+        seen=str(error).strip()[:300],
+        fix="build it again",
+    )

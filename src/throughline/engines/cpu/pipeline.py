@@ -52,6 +52,8 @@ def machine_plan(spec: EngineSpec) -> ComputePlan:
 def machine_name(spec: EngineSpec) -> str:
     """Names what decides rounding: the processor, and the types of activations and KV cache."""
     plan = machine_plan(spec)
+    if spec.embedding is not None:
+        return f"{processor()}, {plan.dtype} activations"
     return f"{processor()}, {plan.dtype} activations, {plan.kv_cache_dtype} KV cache"
 
 

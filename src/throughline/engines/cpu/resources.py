@@ -16,7 +16,8 @@ SHORT_OF_MEMORY = "close other programs, lower kv_cache_bytes, or build on a lar
 
 def needed(parameters: int, spec: EngineSpec) -> Resources:
     """Estimates what a build of `parameters` weights takes at its peak."""
+    cache = spec.kv_cache_bytes if spec.embedding is None else 0
     return Resources(
-        memory=int(parameters * _MEMORY[spec.precision]) + spec.kv_cache_bytes + _BASE_MEMORY,
+        memory=int(parameters * _MEMORY[spec.precision]) + cache + _BASE_MEMORY,
         disk=int(parameters * _DISK[spec.precision]) + _BASE_DISK,
     )

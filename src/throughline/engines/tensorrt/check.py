@@ -59,6 +59,13 @@ def check_spec(spec: EngineSpec) -> None:
             seen=spec.precision,
             fix=f"take one of {', '.join(known)}",
         )
+    if spec.embedding is not None:
+        raise EngineError(
+            f"embedding engines of the {spec.backend} back end are not built here",
+            where="engine.embedding",
+            seen=spec.embedding.pooling,
+            fix="take engine=embedding, which runs on processors",
+        )
     if spec.kv_cache_dtype not in _KV[spec.backend]:
         raise EngineError(
             f"the {spec.backend} back end does not have this KV cache",
