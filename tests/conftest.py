@@ -28,13 +28,15 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class RunningTriton:
-    """A live server on loopback that serves `engine_dir` under the name `model`."""
+    """A live server on loopback: `engine_dir` under the name `model`, and an engine that embeds beside it."""
 
     http_port: int
     grpc_port: int
     metrics_port: int
     model: str
     engine_dir: Path
+    embedding_model: str
+    embedding_dir: Path
 
 
 @pytest.fixture
@@ -94,6 +96,20 @@ def tiny_engine(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path)
 
 
 @pytest.fixture(scope="session")
+def tiny_embedding_engine(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The float32 embedding engine of `tiny_checkpoint`: means of length 1, of which parts are vectors too."""
+    from throughline import engines
+    from throughline.contracts.embedding import EmbeddingSpec
+    from throughline.contracts.engine import EngineSpec
+
+    embedding = EmbeddingSpec(pooling="mean", matryoshka_dimensions=(16, 32))
+    spec = EngineSpec(precision="f32", max_seq_len=256, max_batch_size=8, num_threads=1, embedding=embedding)
+    out_dir = tmp_path_factory.mktemp("embedding-engine") / "tiny-embedding"
+    engines.build(tiny_checkpoint, spec, out_dir)
+    return out_dir
+
+
+@pytest.fixture(scope="session")
 def collector() -> Iterator[Collector]:
     """A collector of traces on loopback."""
     with collecting() as running:
@@ -102,9 +118,12 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 def triton_server(
-    tmp_path_factory: pytest.TempPathFactory, tiny_engine: Path, collector: Collector
+    tmp_path_factory: pytest.TempPathFactory, tiny_engine: Path, tiny_embedding_engine: Path, collector: Collector
 ) -> Iterator[RunningTriton]:
-    """The real Triton with `tiny_engine` served as `lab`, started once; gauges are fresh within 50 ms."""
+    """The real Triton with `tiny_engine` as `lab` and `tiny_embedding_engine` beside it, started once.
+
+    Gauges are fresh within 50 ms.
+    """
     from throughline.contracts.serving import ServeSpec
     from throughline.contracts.tracing import TracingSettings
     from throughline.triton import repository
@@ -114,8 +133,9 @@ def triton_server(
     tracing = TracingSettings(endpoint=collector.endpoint)
     spec = ServeSpec(metrics_interval_ms=50, cancel_poll_interval_ms=10, tracing=tracing)
     repository.render(folder / "repository", "lab", tiny_engine, spec)
-    with TritonServer(folder / "repository", ["lab"], spec, run_dir=folder / "run") as server:
+    repository.render(folder / "repository", "embedding", tiny_embedding_engine, spec)
+    with TritonServer(folder / "repository", ["lab", "embedding"], spec, run_dir=folder / "run") as server:
         http, grpc, metrics = (
             int(url.rpartition(":")[2]) for url in (server.http_url, server.grpc_url, server.metrics_url)
         )
-        yield RunningTriton(http, grpc, metrics, "lab", tiny_engine)
+        yield RunningTriton(http, grpc, metrics, "lab", tiny_engine, "embedding", tiny_embedding_engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
+from throughline.contracts.embedding import EmbeddingInfo
 from throughline.contracts.engine import EngineInfo, EngineSpec
 from throughline.conversion.chatml import TURN_END, TURN_START, chatml
 from throughline.conversion.tokenizer import Vocabulary, write_tokenizer
@@ -66,7 +67,7 @@ def _texts() -> list[str]:
     return [f"{known} {' '.join(words[at : at + 20])}" for at in range(0, len(words), 5)]
 
 
-def write_engine_info(folder: Path, *, max_seq_len: int) -> None:
+def write_engine_info(folder: Path, *, max_seq_len: int, embedding: EmbeddingInfo | None = None) -> None:
     """Writes the `engine.json` that the gateway reads beside a tiny tokenizer; there is no engine."""
     EngineInfo(
         name="lab",
@@ -86,4 +87,5 @@ def write_engine_info(folder: Path, *, max_seq_len: int) -> None:
         checkpoint_digest="0123456789abcdef",
         weight_bytes=1,
         versions={},
+        embedding=embedding,
     ).write(folder)

@@ -78,6 +78,32 @@ def test_a_model_process_that_hangs_is_killed_and_replaced(tiny_engine: Path, tm
         assert hanging.stub_pids("lab") != [stub] and hanging.restarts <= 1
 
 
+def test_an_embedding_model_beside_it_is_watched_and_switched_as_well(
+    server: TritonServer, tiny_embedding_engine: Path, tmp_path: Path
+) -> None:
+    repo = server.repository
+    repository.render(repo, "embedding", tiny_embedding_engine, SPEC)
+    server.load("embedding")
+    with TritonClient(server.grpc_url) as client:
+        expected = client.embed("embedding", [5, 6])
+        assert len(expected) == 64
+        (stub,) = server.stub_pids("embedding")
+        os.kill(stub, signal.SIGKILL)
+        check_until(server, "recoveries")
+        assert server.stub_pids("embedding") != [stub]
+        assert client.embed("embedding", [5, 6]) == expected
+        second = Path(shutil.copytree(tiny_embedding_engine, tmp_path / "second"))
+        assert switch(client, repo, "embedding", lambda: repository.render(repo, "embedding", second, SPEC)) == 2
+        assert running_version(client, repo, "embedding").engine_dir == str(second)
+        # One that does not load leaves what was served.
+        third = Path(shutil.copytree(tiny_embedding_engine, tmp_path / "third"))
+        (third / "openvino_model.bin").unlink()
+        with pytest.raises(DeployError, match="engine is incomplete"):
+            switch(client, repo, "embedding", lambda: repository.render(repo, "embedding", third, SPEC))
+        assert client.embed("embedding", [5, 6]) == expected
+    server.unload("embedding")
+
+
 def test_a_killed_server_is_started_again_on_its_ports(server: TritonServer) -> None:
     expected, urls, pid = tokens(server), (server.http_url, server.grpc_url), server.pid
     os.kill(pid, signal.SIGKILL)

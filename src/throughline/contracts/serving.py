@@ -20,7 +20,7 @@ class ServeSpec(StrictModel):
 
     Attributes:
         runtime: `module:function` that turns an engine folder into an `EngineRuntime`; called in a child of the
-            Python backend's process.
+            Python backend's process. An engine that makes vectors has its own in the place of this default.
         layout: Names of inputs and outputs: those of TensorRT-LLM's BLS model in `inflight_batcher_llm`, which our
             gateway speaks, or those of its `llmapi` model.
         host: IPv4 address that Triton's three ports are bound to. Triton asks nobody for a password: anything but
@@ -38,9 +38,9 @@ class ServeSpec(StrictModel):
         cancel_poll_interval_ms: Time between two looks at whether a request's client has gone.
         metrics_interval_ms: Time between two updates of the engine's gauges.
         drain_timeout_seconds: Time that running requests get when the model is unloaded.
-        ready_timeout_seconds: Time until the first token after a start.
-        heartbeat_seconds: Time without a step of the engine after which the supervisor asks it for a token.
-        hang_seconds: Time without a step or token after which the engine's process is killed and loaded again; longer
+        ready_timeout_seconds: Time until the first answer after a start.
+        heartbeat_seconds: Time without a step of the engine after which the supervisor asks it for an answer.
+        hang_seconds: Time without a step or answer after which the engine's process is killed and loaded again; longer
             than its longest step.
         exit_timeout_seconds: Time that Triton gets to finish running requests before it is killed.
         tracing: Where Triton's spans go. It traces the requests that come with a `traceparent`, and no others.
@@ -75,7 +75,7 @@ class ServeSpec(StrictModel):
         if self.hang_seconds <= self.heartbeat_seconds:
             raise ValueError(
                 f"hang_seconds={self.hang_seconds:g} would kill an idle engine before "
-                f"heartbeat_seconds={self.heartbeat_seconds:g} asks it for a token: raise it"
+                f"heartbeat_seconds={self.heartbeat_seconds:g} asks it for an answer: raise it"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Small gRPC helpers for one Triton server: generate, stream, load, unload."""
+"""Small gRPC helpers for one Triton server: generate, stream, embed, load, unload."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from throughline.contracts.errors import DeployError
 from throughline.triton import llmapi
+from throughline.triton.embedding_config import INPUT_IDS
 from throughline.triton.model_config import INPUTS
 
 _KINDS = {name: kind.removeprefix("TYPE_") for name, kind, _ in (*INPUTS, *llmapi.INPUTS)}
@@ -121,6 +122,20 @@ class TritonClient:
         if len(found) != 1:
             raise InferenceError("not exactly one response came", where=model, seen=f"{len(found)} responses")
         return found[0]
+
+    def embed(self, model: str, prompt: Sequence[int], *, timeout_seconds: float | None = None) -> tuple[float, ...]:
+        """Returns the vector of a sequence of token ids from an embedding model.
+
+        Raises:
+            InferenceError: If the request fails.
+        """
+        import numpy as np
+
+        request = self._pb.ModelInferRequest(model_name=model)
+        request.inputs.add(name=INPUT_IDS, datatype="INT64", shape=[1, len(prompt)])
+        request.raw_input_contents.append(np.asarray(prompt, np.int64).tobytes())
+        response = self._call(self._stub.ModelInfer, request, model, timeout_seconds)
+        return tuple(np.frombuffer(response.raw_output_contents[0], "<f4").tolist())
 
     def load(self, model: str, *, timeout_seconds: float | None = None) -> None:
         """Loads a model, or switches it to what its `config.pbtxt` says now.

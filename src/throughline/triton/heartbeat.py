@@ -1,4 +1,4 @@
-"""Whether an engine still makes tokens: its steps are counted, and where none is made one is asked for."""
+"""Whether an engine still answers: its steps are counted, and where none is made an answer is asked for."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Heartbeat:
     """One model's; times in seconds of a monotonic clock.
 
     Args:
-        ask: Asks the model for a token and returns when it has come, or raises; runs in a thread of its own.
-        seconds: Time without a step after which a token is asked for.
-        patience: Time without a step or token after which the model hangs.
+        ask: Asks the model for a token or a vector and returns when it has come, or raises; has a thread of its own.
+        seconds: Time without a step after which one is asked for.
+        patience: Time without a step or answer after which the model hangs.
         now: The time.
     """
 

@@ -29,8 +29,9 @@ def active_requests(page: str) -> int:
 
 
 def iterations(page: str, model: str) -> float | None:
-    """Returns how many steps a model's engine has made; None if it does not say."""
+    """Returns how many steps a model's engine has made, or batches where it has none; None if nothing says."""
     found = _values(page, "nv_trt_llm_general_metrics", 'general_type="iteration_counter"', f'model="{model}"')
+    found = found or _values(page, "nv_inference_exec_count", f'model="{model}"')
     # Of two versions at once, any step is progress.
     return sum(found) if found else None
 

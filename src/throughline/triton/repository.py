@@ -15,14 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from throughline.artifacts.manifest import MANIFEST_NAME, scan_files
+from throughline.contracts.embedding import EmbeddingInfo
+from throughline.contracts.engine import EngineInfo
 from throughline.contracts.errors import DeployError
 from throughline.contracts.serving import ServeSpec
 from throughline.contracts.storage import storage_errors
 from throughline.triton.carried import carried_files, code_digest, write
+from throughline.triton.embedding_config import LAYOUT, render_embedding_config
 from throughline.triton.model_config import CONFIG_NAME, parse_config, render_config, to_text
 
 POINTER_NAME = "version.json"
 MODEL_SOURCE = Path(__file__).parent / "models" / "engine_model.py"
+EMBEDDING_SOURCE = MODEL_SOURCE.with_name("embedding_model.py")
+EMBEDDING_RUNTIME = "throughline.engines:load_embedding"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -73,7 +78,8 @@ def render(repository: Path, name: str, engine_dir: Path, spec: ServeSpec, *, en
         The number of the version that is served now.
 
     Raises:
-        DeployError: If the name or the engine folder cannot be used.
+        DeployError: If the name or the engine folder cannot be used, or the name serves engines that make tokens and
+            this one makes vectors, or the other way round.
         StorageError: If the disk takes no more; what was served is served on.
     """
     check_name(name)
@@ -85,12 +91,18 @@ def render(repository: Path, name: str, engine_dir: Path, spec: ServeSpec, *, en
             fix="build one with `python -m recipes.build`",
         )
     model = repository / name
-    code, carried = MODEL_SOURCE.read_bytes(), carried_files(MODEL_SOURCE, spec.runtime)
+    embedding = _embedding(engine_dir)
+    _check_kind(repository, name, embeds=embedding is not None)
+    source, runtime = MODEL_SOURCE, spec.runtime
+    if embedding is not None:
+        source = EMBEDDING_SOURCE
+        runtime = EMBEDDING_RUNTIME if runtime == ServeSpec.model_fields["runtime"].default else runtime
+    code, carried = source.read_bytes(), carried_files(source, runtime)
     wanted = Version(
         number=0,
         engine_dir=str(engine_dir),
         engine_digest=engine_digest or digest_of(engine_dir),
-        runtime=spec.runtime,
+        runtime=runtime,
         model_sha256=code_digest(code, carried),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -98,10 +110,49 @@ def render(repository: Path, name: str, engine_dir: Path, spec: ServeSpec, *, en
         model.mkdir(parents=True, exist_ok=True)
         same = [version for version in versions(repository, name) if version.same_content(wanted)]
         number = same[-1].number if same else _add_version(model, wanted, code, carried)
-        config = render_config(name, version=number, engine_dir=engine_dir, spec=spec)
+        if embedding is None:
+            config = render_config(name, version=number, engine_dir=engine_dir, spec=spec)
+        else:
+            config = render_embedding_config(
+                name,
+                version=number,
+                engine_dir=engine_dir,
+                spec=spec,
+                dimensions=embedding.dimensions,
+                max_batch_size=EngineInfo.read(engine_dir).spec.max_batch_size,
+            )
         parse_config(config, where=str(model / CONFIG_NAME), directory_name=name)
         _replace(model / CONFIG_NAME, config)
     return number
+
+
+def is_embedding(config: Any) -> bool:
+    """Whether a `ModelConfig` message is of a model that makes vectors."""
+    return "layout" in config.parameters and config.parameters["layout"].string_value == LAYOUT
+
+
+def _embedding(engine_dir: Path) -> EmbeddingInfo | None:
+    """What an engine's vectors are; None for one that makes tokens, whatever else its `engine.json` says."""
+    try:
+        values = json.loads((engine_dir / "engine.json").read_text("utf-8"))
+    except ValueError:
+        return None
+    if not isinstance(values, dict) or values.get("embedding") is None:
+        return None
+    return EngineInfo.read(engine_dir).embedding
+
+
+def _check_kind(repository: Path, name: str, *, embeds: bool) -> None:
+    """Refuses an engine of the other kind under a name: a rollback would serve it with the wrong configuration."""
+    if not (repository / name / CONFIG_NAME).is_file():
+        return
+    if is_embedding(read_config(repository, name)) != embeds:
+        makes, other = ("vectors", "tokens") if embeds else ("tokens", "vectors")
+        raise DeployError(
+            f"model '{name}' serves engines that make {other}, and this one makes {makes}",
+            where=str(repository / name),
+            fix="give it a name of its own: name=…",
+        )
 
 
 def check_name(name: str) -> None:

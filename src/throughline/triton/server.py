@@ -1,4 +1,4 @@
-"""The real Triton server as a supervised child process; ready means that a token came out."""
+"""The real Triton server as a supervised child process; ready means that every model has answered."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from throughline.triton.ports import choose_ports, reached_at
 from throughline.triton.process import TritonProcess, log_tail
 from throughline.triton.recovery import Recovery
 from throughline.triton.signals import EndingSignals, ending_signals
-from throughline.triton.switching import make_token
+from throughline.triton.switching import check_answer
 
 _logger = logging.getLogger("throughline.triton")
 _WATCH_SECONDS = 0.5
@@ -42,7 +42,7 @@ _RESTART_WINDOW_SECONDS = 300.0
 class TritonServer:
     """One server and its watchdog; a context manager, which in the main thread ends it on SIGTERM and SIGHUP too.
 
-    The watchdog loads a model again when its Python process dies or makes no token any more (Triton never does, and
+    The watchdog loads a model again when its Python process dies or answers no more (Triton never does, and
     reports the model ready meanwhile) and starts the server again on the same ports when it dies itself.
 
     Args:
@@ -128,7 +128,7 @@ class TritonServer:
             self._signals.__exit__()
 
     def start(self) -> None:
-        """Starts the server, loads the models and waits until each has made a token.
+        """Starts the server, loads the models and waits until each has answered.
 
         Raises:
             DeployError: If a port is taken, the server or a model does not come up, or another
@@ -161,10 +161,10 @@ class TritonServer:
             states.remove_state(self.run_dir)
 
     def load(self, model: str) -> None:
-        """Loads a model or switches it to the version that its configuration selects; waits for a token.
+        """Loads a model or switches it to the version that its configuration selects; waits for an answer.
 
         Raises:
-            DeployError: If it does not load or makes no token.
+            DeployError: If it does not load or does not answer.
         """
         with self._lock:
             self._load(model)
@@ -245,7 +245,7 @@ class TritonServer:
             # leaves the processes as they are.
             stubs = list(self._find_stubs(model))
             self._stubs[model] = [stub for stub in stubs if stub not in former] or stubs
-            make_token(client, self.repository, model)
+            check_answer(client, self.repository, model)
 
     def _adopt(self, model: str) -> bool:
         """Takes over the processes of a version that somebody else had loaded (`recipes.deploy`), if there are some."""
@@ -255,7 +255,7 @@ class TritonServer:
         return bool(living)
 
     def _end_what_hangs(self, now: float) -> None:
-        """Kills the processes of models that make no tokens; they are then dead, and recovered as such."""
+        """Kills the processes of models that answer nothing; they are then dead, and recovered as such."""
         if now - self._looked < _LOOK_SECONDS:
             return
         self._looked = now
@@ -273,7 +273,9 @@ class TritonServer:
             if not beat.hangs(metrics_page.iterations(page, model), now):
                 continue
             self.hangs += 1
-            _logger.warning("model %s makes no token for %.0f s: its process is killed", model, self.spec.hang_seconds)
+            _logger.warning(
+                "model %s has answered nothing for %.0f s: its process is killed", model, self.spec.hang_seconds
+            )
             for stub in self._stubs.get(model, []):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     stub.kill()
@@ -283,7 +285,7 @@ class TritonServer:
     def _heartbeat(self, model: str, now: float) -> Heartbeat:
         def ask() -> None:
             with TritonClient(self.grpc_url, timeout_seconds=self.spec.hang_seconds) as client:
-                make_token(client, self.repository, model)
+                check_answer(client, self.repository, model)
 
         return Heartbeat(ask, seconds=self.spec.heartbeat_seconds, patience=self.spec.hang_seconds, now=now)
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from throughline.contracts.errors import DeployError
 from throughline.triton.client import InferenceError, TritonClient
-from throughline.triton.repository import Version, read_config, replace_config, versions
+from throughline.triton.repository import Version, is_embedding, read_config, replace_config, versions
 
 # Token id 0 exists in every vocabulary; any text has a token.
+_PROMPT = [0]
 _PROBES: dict[str, dict[str, object]] = {
     "llmapi": {"text_input": "a", "sampling_param_max_tokens": 1, "return_finish_reason": True},
-    "": {"input_ids": [0], "max_tokens": 1, "ignore_eos": True},
+    "": {"input_ids": _PROMPT, "max_tokens": 1, "ignore_eos": True},
 }
 
 
@@ -23,19 +24,23 @@ def probe(repository: Path, model: str) -> dict[str, object]:
     return _PROBES.get(layout, _PROBES[""])
 
 
-def make_token(client: TritonClient, repository: Path, model: str) -> None:
-    """Asks for one token, which exercises everything.
+def check_answer(client: TritonClient, repository: Path, model: str) -> None:
+    """Asks for one token, or for one vector of a model that makes those, which exercises everything.
 
     Raises:
         DeployError: If none comes.
     """
+    if is_embedding(read_config(repository, model)):
+        if not client.embed(model, _PROMPT):
+            raise DeployError("the model made no vector", where=model, fix="read the server's log")
+        return
     answers = list(client.stream(model, probe(repository, model)))
     if not answers or not answers[-1].finish_reason:
         raise DeployError("the model made no token", where=model, seen=answers, fix="read the server's log")
 
 
 def switch(client: TritonClient, repository: Path, model: str, render: Callable[[], int]) -> int:
-    """Serves what `render` writes; if that does not load or makes no token, what was served stays.
+    """Serves what `render` writes; if that does not load or answers nothing, what was served stays.
 
     Args:
         client: Of the running server.
@@ -50,7 +55,7 @@ def switch(client: TritonClient, repository: Path, model: str, render: Callable[
     number = render()
     try:
         client.load(model)
-        make_token(client, repository, model)
+        check_answer(client, repository, model)
     except DeployError:
         replace_config(repository, model, before)
         # Triton keeps a version whose successor fails to load; one that loads and says nothing must go.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from throughline.contracts.embedding import EmbeddingRuntime
 from throughline.contracts.engine import EngineRuntime, SamplingParams
 from throughline.contracts.errors import EngineError
-from throughline.contracts.golden import GOLDEN_FILE, Golden, common_prefix
+from throughline.contracts.golden import GOLDEN_FILE, Golden, GoldenVectors, common_prefix
 
 # Enough to run prefill and decoding; more would only make recoveries longer.
 WARM_UP_TOKENS = 4
@@ -46,3 +49,24 @@ def warm_up(runtime: EngineRuntime, engine_dir: Path) -> str:
         for tokens, answer in zip(found.values(), golden.answers, strict=True)
     )
     return f"warmed up: {same} of {len(found)} golden prompts answered as when the engine was built"
+
+
+def warm_up_vectors(runtime: EmbeddingRuntime, engine_dir: Path) -> str:
+    """Embeds all golden prompts at once; see `warm_up`.
+
+    Raises:
+        EngineError: If a vector has numbers that are none, or the golden prompts cannot be read.
+    """
+    if not (engine_dir / GOLDEN_FILE).is_file():
+        return f"no {GOLDEN_FILE}: not warmed up"
+    golden = GoldenVectors.read(engine_dir)
+    vectors = runtime.embed(golden.prompts)
+    if not np.isfinite(vectors).all():
+        raise EngineError(
+            "the engine's vectors are not all finite numbers",
+            where=str(engine_dir / GOLDEN_FILE),
+            fix="build the engine again",
+        )
+    recorded = np.array(golden.vectors, np.float32)
+    distances = np.linalg.norm(vectors - recorded, axis=1) / np.linalg.norm(recorded, axis=1)
+    return f"warmed up: vectors of {len(vectors)} golden prompts are up to {distances.max():.1e} of their length away"

@@ -12,9 +12,11 @@ import pytest
 
 from throughline.contracts.errors import DeployError
 from throughline.contracts.serving import ServeSpec
+from throughline.triton.embedding_config import render_embedding_config
 from throughline.triton.model_config import HEADER, OUTPUTS, parse_config, render_config
 
 GOLDEN = Path(__file__).parent / "golden" / "config.pbtxt"
+EMBEDDING = GOLDEN.with_name("embedding.pbtxt")
 
 
 @pytest.fixture
@@ -27,6 +29,18 @@ def test_the_rendered_config_is_the_golden_one(text: str) -> None:
         GOLDEN.write_text(text)
     assert text == GOLDEN.read_text()
     assert text.startswith(HEADER)
+
+
+def test_the_embedding_model_s_config_is_the_golden_one() -> None:
+    text = render_embedding_config(
+        "embedding", version=2, engine_dir=Path("/engines/e5"), spec=ServeSpec(), dimensions=1024, max_batch_size=32
+    )
+    if os.environ.get("THROUGHLINE_WRITE_GOLDEN") == "1":
+        EMBEDDING.write_text(text)
+    assert text == EMBEDDING.read_text()
+    config = parse_config(text, where="config.pbtxt", directory_name="embedding")
+    assert not config.model_transaction_policy.decoupled
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == ServeSpec().max_active_requests
 
 
 def test_the_config_reads_back(text: str) -> None:

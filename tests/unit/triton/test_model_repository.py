@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import write_engine_info
+from throughline.contracts.embedding import EmbeddingInfo
 from throughline.contracts.errors import DeployError
 from throughline.contracts.serving import ServeSpec
 from throughline.triton import carried, repository
@@ -46,6 +48,28 @@ def test_engines_add_versions_and_equal_ones_do_not(tmp_path: Path) -> None:
     assert repository.models(repo) == ["lab"]
     assert {path.name for path in (repo / "lab").iterdir()} == {"1", "2", "3", "config.pbtxt"}
     assert (repo / "lab" / "3" / "model.py").read_bytes() == repository.MODEL_SOURCE.read_bytes()
+
+
+def test_an_engine_that_embeds_has_a_model_of_its_own_kind(tmp_path: Path) -> None:
+    repo, first = tmp_path / "repository", tmp_path / "embedding"
+    first.mkdir()
+    write_engine_info(first, max_seq_len=64, embedding=EmbeddingInfo(pooling="last", normalize=True, dimensions=8))
+    assert repository.render(repo, "embedding", first, SPEC) == repository.render(repo, "embedding", first, SPEC) == 1
+    config = repository.read_config(repo, "embedding")
+    assert repository.is_embedding(config)
+    assert [list(tensor.dims) for tensor in config.output] == [[8]]
+    assert config.max_batch_size == 64
+    (version,) = repository.versions(repo, "embedding")
+    assert version.runtime == "throughline.engines:load_embedding"
+    assert (repo / "embedding" / "1" / "model.py").read_bytes() == repository.EMBEDDING_SOURCE.read_bytes()
+    # Under one name rollbacks would serve one kind by the other's configuration.
+    other = engine(tmp_path / "text", "1")
+    with pytest.raises(DeployError, match=r"serves engines that make vectors, and this one makes tokens.*name="):
+        repository.render(repo, "embedding", other, SPEC)
+    repository.render(repo, "lab", other, SPEC)
+    with pytest.raises(DeployError, match="serves engines that make tokens, and this one makes vectors"):
+        repository.render(repo, "lab", first, SPEC)
+    assert [version.number for version in repository.versions(repo, "lab")] == [1]
 
 
 def test_an_older_version_can_be_selected_with_its_engine(tmp_path: Path) -> None:
