@@ -33,6 +33,8 @@ class ModelRoute(StrictModel):
         add_special_tokens: Whether such an engine's tokenizer puts its own tokens around the text; None for what the
             layout does by default, which is no for `bls` as we render it and yes for `llmapi`.
         max_seq_len: Prompt plus output tokens of one request; None for what the folder says.
+
+    Whether a model makes text or embeddings its `engine.json` says; `contract` is of the former alone.
     """
 
     id: str = Field(min_length=1)
@@ -55,6 +57,7 @@ class GatewayLimits(StrictModel):
         max_concurrent_requests: Requests in the engine at a time (429 beyond); each choice is one.
         max_concurrent_tokens: Prompt plus requested output tokens of all choices in the engine at a time (429 beyond).
         max_choices: Choices of one request: `n`, over all its prompts (400 beyond).
+        max_inputs: Texts to embed of one request (400 beyond).
         max_header_bytes: Largest path and headers of a request, 32 bytes added for each header (431 beyond).
         max_connections: Open connections of each worker. For one more, that one is closed which has waited longest
             for a request; where all are busy the new one gets a 429.
@@ -66,6 +69,7 @@ class GatewayLimits(StrictModel):
     max_concurrent_requests: int = Field(default=256, ge=1)
     max_concurrent_tokens: int = Field(default=262_144, ge=1)
     max_choices: int = Field(default=8, ge=1)
+    max_inputs: int = Field(default=2048, ge=1)
     max_header_bytes: int = Field(default=32 * 2**10, ge=1024)
     max_connections: int = Field(default=4096, ge=1)
 
@@ -78,7 +82,8 @@ class GatewayTimeouts(StrictModel):
         unread_seconds: For a client that reads nothing of what waits for it; then its connection and its request end.
         body_seconds: Until the whole request body has come (408 beyond).
         ready_seconds: For the upstream's answer to a readiness question.
-        first_token_seconds: From sending the request upstream to its first token (504 beyond).
+        first_token_seconds: From sending the request upstream to its first token, or a text to its embedding (504
+            beyond).
         inter_token_seconds: Between two upstream messages of a stream.
         total_seconds: For a whole request.
         drain_seconds: For running requests after SIGTERM.

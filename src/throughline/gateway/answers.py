@@ -103,7 +103,7 @@ async def _run(exchange: Exchange, job: Job, runs: Sequence[ChoiceRun], keep_ali
     """Returns the choices' finish reasons, or `error` for a stream that ended with one."""
     frames = job.choices[0].frames
     if not job.stream:
-        ended = await _together([run.whole() for run in runs])
+        ended = await together([run.whole() for run in runs])
         body = frames.whole([choice for choice, _ in ended], job.prompt_tokens, _completion_tokens(runs))
         await exchange.answer(200, body)
         return [reason for _, reason in ended]
@@ -114,7 +114,7 @@ async def _run(exchange: Exchange, job: Job, runs: Sequence[ChoiceRun], keep_ali
     events = EventStream(exchange, job.model.metrics, len(runs), last)
     keeper = asyncio.create_task(events.keep_alive(keep_alive_seconds)) if keep_alive_seconds else None
     try:
-        reasons = await _together([run.stream(events) for run in runs])
+        reasons = await together([run.stream(events) for run in runs])
         job.model.metrics.gen_ai[exchange.route].time_to_first_token.observe(events.first_token_seconds)
         return reasons
     except ApiError as error:
@@ -127,7 +127,7 @@ async def _run(exchange: Exchange, job: Job, runs: Sequence[ChoiceRun], keep_ali
             keeper.cancel()
 
 
-async def _together(runs: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def together(runs: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """All results; the first failure cancels the others and is raised as it is."""
     if len(runs) == 1:
         return [await runs[0]]

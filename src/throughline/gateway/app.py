@@ -17,6 +17,7 @@ from throughline.gateway.admission import Admission
 from throughline.gateway.board import Board
 from throughline.gateway.call import Call, Handler, Stage
 from throughline.gateway.chain import Chains
+from throughline.gateway.embedding_jobs import EmbeddingJob, embedding_job
 from throughline.gateway.errors import ApiError, bad_request, server_error, unavailable
 from throughline.gateway.http import Exchange, Receive, Scope, Send
 from throughline.gateway.jobs import Job, chat_job, completion_job
@@ -62,8 +63,9 @@ class GatewayApp:
     def _make_routes(self, chains: Chains) -> dict[str, dict[str, Handler]]:
         models, model = chains.asked(self._list_models), chains.asked(self._one_model)
         return {
-            "/v1/chat/completions": {"POST": chains.generation(self._chat)},
-            "/v1/completions": {"POST": chains.generation(self._completion)},
+            "/v1/chat/completions": {"POST": chains.engine(self._chat)},
+            "/v1/completions": {"POST": chains.engine(self._completion)},
+            "/v1/embeddings": {"POST": chains.engine(self._embedding)},
             "/v1/models": {"GET": models, "HEAD": models},
             f"{_MODEL_PREFIX}{{id}}": {"GET": model, "HEAD": model},
             "/tokenize": {"POST": chains.posted(self._tokenize)},
@@ -161,6 +163,11 @@ class GatewayApp:
         call.parsed()
         return await completion_job(call.exchange, request, self.models)
 
+    async def _embedding(self, call: Call) -> EmbeddingJob:
+        request = self._decoder.embedding(call.body)
+        call.parsed()
+        return await embedding_job(call.exchange, request, self.models)
+
     async def _tokenize(self, call: Call) -> None:
         request = self._decoder.tokenize(call.body)
         call.parsed()
@@ -245,9 +252,9 @@ def create_app(spec: GatewaySpec, board: Board | None = None) -> GatewayApp:
         spec: See `GatewaySpec`.
         board: Where the workers count; None for a gateway of one process.
 
-    Routes: `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/v1/models/{id}`, `/tokenize`,
-    `/detokenize`, `/openapi.json`, `/health` (this process lives), `/health/ready` (a token of every model came
-    out lately or just now), `/metrics`.
+    Routes: `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/models`, `/v1/models/{id}`, `/tokenize`,
+    `/detokenize`, `/openapi.json`, `/health` (this process lives), `/health/ready` (every model has answered lately or
+    just now), `/metrics`.
 
     Raises:
         MissingDependencyError: If the key store or tracing needs a package that is not there.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from throughline.gateway.bodies import Hold
+from throughline.gateway.embedding_jobs import EmbeddingJob
 from throughline.gateway.http import Exchange
 from throughline.gateway.jobs import Job
 from throughline.gateway.keys import ApiKey
@@ -23,7 +24,7 @@ class Call:
         body: The request body, from `ReadBody` until it is parsed.
         hold: Counts the body's bytes.
         begun: `time.perf_counter()` when the body was there.
-        job: What to generate, from `Prepare` on.
+        job: What to generate or to embed, from `Prepare` on.
     """
 
     exchange: Exchange
@@ -31,7 +32,7 @@ class Call:
     body: bytes = b""
     hold: Hold | None = None
     begun: float = 0.0
-    job: Job | None = None
+    job: Job | EmbeddingJob | None = None
 
     def parsed(self) -> None:
         """Lets go of the body."""

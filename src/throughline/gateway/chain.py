@@ -12,11 +12,13 @@ from throughline.gateway.admission import Admission
 from throughline.gateway.answers import answer
 from throughline.gateway.bodies import BodyBudget, deeper_than
 from throughline.gateway.call import Call, Chain, Handler, Stage
+from throughline.gateway.embedding_answers import answer_embeddings
+from throughline.gateway.embedding_jobs import EmbeddingJob
 from throughline.gateway.errors import bad_request
 from throughline.gateway.idempotency import Idempotent
 from throughline.gateway.jobs import Job
 
-MakeJob = Callable[[Call], Awaitable[Job]]
+MakeJob = Callable[[Call], Awaitable[Job | EmbeddingJob]]
 
 
 class Chains:
@@ -39,10 +41,10 @@ class Chains:
         self._tier = None if access is None else Tier()
         self._token_limits = None if access is None else TokenLimits(access)
         self._room = Room(admission)
-        self._generate = Generate(admission, spec.timeouts)
+        self._run = Run(admission, spec.timeouts)
 
-    def generation(self, make_job: MakeJob) -> Chain:
-        """From a client's request to the engine's answer."""
+    def engine(self, make_job: MakeJob) -> Chain:
+        """From a client's request to the engine's answer, be it text or embeddings."""
         return Chain(
             self._traced,  # refuses nothing; its span has the refusals too
             self._authenticate,  # 401; 429 by requests a minute
@@ -52,7 +54,7 @@ class Chains:
             Prepare(make_job),  # 400, 404: decoded, templated, tokenised
             self._tier,  # refuses nothing: how urgent the key lets it be
             self._token_limits,  # 429 by tokens a minute and concurrent requests
-            self._generate,  # 429 by the gateway's own limits; then the engine
+            self._run,  # 429 by the gateway's own limits; then the engine
         )
 
     def posted(self, handle: Callable[[Call], Awaitable[None]]) -> Chain:
@@ -102,7 +104,7 @@ class Room:
 
 
 class Prepare:
-    """Makes the job: tokens, sampling parameters and the frames of the answer."""
+    """Makes the job: tokens, and how the answer is made and written."""
 
     def __init__(self, make_job: MakeJob) -> None:
         self._make_job = make_job
@@ -114,7 +116,7 @@ class Prepare:
         yield
 
 
-class Generate:
+class Run:
     """Admits the job among all of this gateway, runs it on its engine and answers."""
 
     def __init__(self, admission: Admission, timeouts: GatewayTimeouts) -> None:
@@ -123,16 +125,14 @@ class Generate:
 
     @asynccontextmanager
     async def around(self, call: Call) -> AsyncIterator[None]:
-        """Raises what `answer` raises."""
-        if call.job is None:
-            raise RuntimeError("Generate stands before Prepare")
-        await answer(
-            call.exchange,
-            call.job,
-            self._admission,
-            self._timeouts,
-            prepare_seconds=time.perf_counter() - call.begun,
-        )
+        """Raises what `answer` and `answer_embeddings` raise."""
+        job, seconds = call.job, time.perf_counter() - call.begun
+        if job is None:
+            raise RuntimeError("Run stands before Prepare")
+        if isinstance(job, EmbeddingJob):
+            await answer_embeddings(call.exchange, job, self._admission, self._timeouts, prepare_seconds=seconds)
+        else:
+            await answer(call.exchange, job, self._admission, self._timeouts, prepare_seconds=seconds)
         yield
 
 

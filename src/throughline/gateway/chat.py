@@ -184,6 +184,27 @@ class PromptEncoder:
                 return candidate
         return None
 
+    async def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, with the tokens that the tokenizer puts around it.
+
+        Raises:
+            ApiError: 400 for a text that has no UTF-8 form.
+        """
+
+        def encode() -> list[list[int]]:
+            return [part.ids for part in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=True)]
+
+        try:
+            if len(texts) > _MANY_PARTS or sum(map(len, texts)) > _LONG_TEXT:
+                return await asyncio.to_thread(encode)
+            return encode()
+        except TypeError:
+            raise _not_unicode() from None
+
+    def least_tokens(self, characters: int) -> int:
+        """Tokens that a text of so many characters has at least: none stands for more than the longest one."""
+        return characters // self._longest
+
     def count(self, text: str) -> int:
         """Tokens of a text that a model has written."""
         return len(self._ids([text], add_special_tokens=False))
@@ -224,8 +245,8 @@ class PromptEncoder:
         return self._guard.cut(text)
 
     def _check_size(self, characters: int, param: str) -> None:
-        """Refuses what has more tokens than the context whatever it says: none stands for more than the longest one."""
-        least = characters // self._longest
+        """Refuses what has more tokens than the context whatever it says."""
+        least = self.least_tokens(characters)
         if self._max_seq_len is not None and least > self._max_seq_len:
             raise context_exceeded(limit=self._max_seq_len, prompt=least, output=None, param=param, at_least=True)
 
@@ -236,14 +257,16 @@ class PromptEncoder:
             return self._ids(parts, add_special_tokens)
         except TypeError:
             # The tokenizer's word for a string that has no UTF-8 form.
-            raise bad_request(
-                "The prompt is not valid Unicode: it has a lone surrogate.", code="invalid_value"
-            ) from None
+            raise _not_unicode() from None
 
     def _ids(self, parts: list[str], add_special_tokens: bool) -> list[int]:
         # `encode` would hold the interpreter lock all the time; the batch form lets go of it.
         batch = self._tokenizer.encode_batch_fast(parts, add_special_tokens=add_special_tokens)
         return [token for part in batch for token in part.ids]
+
+
+def _not_unicode() -> ApiError:
+    return bad_request("The prompt is not valid Unicode: it has a lone surrogate.", code="invalid_value")
 
 
 def _tojson(

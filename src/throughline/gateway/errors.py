@@ -74,6 +74,19 @@ def model_not_found(model: str, known: list[str]) -> ApiError:
     return ApiError(404, message, param="model", code="model_not_found")
 
 
+def wrong_task(model: str, why: str, others: list[str]) -> ApiError:
+    """400 for a model that does something else; names those that do what was asked for."""
+    message = f"The model '{model}' {why}. Served here for this route: {', '.join(others) or 'none'}."
+    return ApiError(400, message, param="model", code="model_not_supported")
+
+
+def input_too_long(*, limit: int, tokens: int, param: str, at_least: bool = False) -> ApiError:
+    """400 with the numbers: the longest text to embed and the tokens of this one, or no fewer than them."""
+    count = f"at least {tokens}" if at_least else tokens
+    message = f"This model's maximum context length is {limit} tokens, but '{param}' has {count}. Shorten it."
+    return ApiError(400, message, param=param, code="context_length_exceeded")
+
+
 def context_exceeded(*, limit: int, prompt: int, output: int | None, param: str, at_least: bool = False) -> ApiError:
     """400 with the numbers: context length, prompt tokens (or no fewer than them) and requested output tokens."""
     if output is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from throughline.contracts.embedding import EmbeddingInfo
 from throughline.contracts.engine import ENGINE_FILE, EngineInfo
 from throughline.contracts.errors import EngineError, GatewayError
 from throughline.contracts.gateway import ModelRoute
@@ -32,6 +33,7 @@ class EngineFacts:
         vocab_size: Token ids are below it; 0 if the folder does not say it.
         created: Unix seconds of `engine.json`, or of `config.json`.
         sampling_defaults: The checkpoint's own values for requests that name none.
+        embedding: What its vectors are; None for an engine that makes tokens.
         scorer: Gives log-probabilities their tokens' bytes; None where its tokenizer has no form that says them.
     """
 
@@ -44,6 +46,7 @@ class EngineFacts:
     created: int
     sampling_defaults: Mapping[str, float]
     scorer: TokenScorer | None
+    embedding: EmbeddingInfo | None = None
 
 
 def load_facts(route: ModelRoute) -> EngineFacts:
@@ -67,7 +70,8 @@ def load_facts(route: ModelRoute) -> EngineFacts:
         vocab_size=info.vocab_size,
         created=int((engine_dir / ENGINE_FILE).stat().st_mtime),
         sampling_defaults=_sampling_defaults(engine_dir / "generation_config.json"),
-        scorer=_scorer(engine_dir / "tokenizer.json", info),
+        scorer=_scorer(engine_dir / "tokenizer.json", info) if info.embedding is None else None,
+        embedding=info.embedding,
     )
 
 

@@ -22,7 +22,7 @@ from throughline.gateway.params import (
     tool_use,
 )
 from throughline.gateway.schemas import ChatRequest, CompletionRequest, GenerationFields
-from throughline.gateway.served import ServedModel, ServedModels
+from throughline.gateway.served import GeneratingModel, ServedModel, ServedModels
 from throughline.gateway.sse import ChatFrames, TextFrames
 from throughline.gateway.toolcalls import ToolCallParser
 
@@ -61,7 +61,7 @@ class Job:
         priority: In the engine's queue, where lower is served earlier; None for that of the API key.
     """
 
-    model: ServedModel
+    model: GeneratingModel
     choices: Sequence[Choice]
     n: int
     stream: bool
@@ -109,7 +109,7 @@ async def completion_job(exchange: Exchange, request: CompletionRequest, models:
     """Reads a text completion; its prompts are the model's raw input, in which special tokens are special."""
     model = _model(exchange, request, models)
     refuse_lacking(request, model.facts, model.contract)
-    prompts = prompts_of(request)
+    prompts = prompts_of(request.prompt)
     n = check_choices(request, prompts=len(prompts), limit=models.max_choices)
     stream, usage = _streaming(request)
     head = (f"cmpl-{os.urandom(12).hex()}", int(time.time()), model.id, model.fingerprint)
@@ -133,7 +133,7 @@ def _seeded(params: SamplingParams, number: int) -> SamplingParams:
     return replace(params, seed=(params.seed + number) & UINT64_MAX)
 
 
-async def _text(model: ServedModel, prompt: list[int], text: str | None, where: str) -> str:
+async def _text(model: GeneratingModel, prompt: list[int], text: str | None, where: str) -> str:
     """The prompt for an engine that reads text, empty for others: only what becomes the same tokens there may go."""
     if not model.contract.reads_text:
         return ""
@@ -147,10 +147,15 @@ async def _text(model: ServedModel, prompt: list[int], text: str | None, where: 
     return found
 
 
-def _model(exchange: Exchange, request: GenerationFields, models: ServedModels) -> ServedModel:
-    model = models.find(request.model)
+def note_model(exchange: Exchange, model: ServedModel) -> None:
+    """Says who answers, to the log and in the answer's headers."""
     exchange.model = model.id
     exchange.headers.append((b"x-engine-digest", model.facts.engine_digest.encode()))
+
+
+def _model(exchange: Exchange, request: GenerationFields, models: ServedModels) -> GeneratingModel:
+    model = models.generating(request.model)
+    note_model(exchange, model)
     if model.contract.reads_text:
         # The engine gives no token counts.
         exchange.headers.append((b"x-usage-counted-by", b"gateway"))

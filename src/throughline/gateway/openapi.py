@@ -10,7 +10,13 @@ import orjson
 from msgspec import Struct
 
 from throughline import __version__
-from throughline.gateway.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from throughline.gateway.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    TokenizeRequest,
+)
 
 
 class Error(Struct):
@@ -124,6 +130,30 @@ class Completion(Struct):
     usage: Usage
 
 
+class Embedding(Struct):
+    """The vector of a text: numbers, or the base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(Struct):
+    """Tokens of an embedding request."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(Struct):
+    """The vectors, in the order of the texts."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
 class ModelCard(Struct):
     """A served model."""
 
@@ -132,6 +162,7 @@ class ModelCard(Struct):
     created: int
     owned_by: str
     max_model_len: int
+    task: Literal["generate", "embed"]
 
 
 class ModelList(Struct):
@@ -164,7 +195,7 @@ class Status(Struct):
 
 @dataclass(frozen=True)
 class Operation:
-    """A route's method. `errors` are those without keys; `guarded` routes add theirs."""
+    """A route's method. `errors` are those without keys; `guarded` routes add theirs, and those of an `engine`."""
 
     path: str
     method: Literal["get", "post"]
@@ -173,7 +204,8 @@ class Operation:
     request: type[Struct] | None = None
     errors: tuple[int, ...] = ()
     guarded: bool = False
-    generates: bool = False
+    engine: bool = False
+    streams: bool = False
 
 
 _BODY = (400, 404, 408, 413, 429)
@@ -187,7 +219,8 @@ OPERATIONS = (
         ChatRequest,
         (*_BODY, *_ENGINE),
         guarded=True,
-        generates=True,
+        engine=True,
+        streams=True,
     ),
     Operation(
         "/v1/completions",
@@ -197,7 +230,18 @@ OPERATIONS = (
         CompletionRequest,
         (*_BODY, *_ENGINE),
         guarded=True,
-        generates=True,
+        engine=True,
+        streams=True,
+    ),
+    Operation(
+        "/v1/embeddings",
+        "post",
+        "Makes vectors of texts.",
+        EmbeddingList,
+        EmbeddingRequest,
+        (*_BODY, *_ENGINE),
+        guarded=True,
+        engine=True,
     ),
     Operation("/v1/models", "get", "Lists the models.", ModelList, guarded=True),
     Operation("/v1/models/{id}", "get", "Describes a model.", ModelCard, errors=(404,), guarded=True),
@@ -205,7 +249,7 @@ OPERATIONS = (
     Operation("/detokenize", "post", "Says what tokens say.", Text, DetokenizeRequest, _BODY, guarded=True),
     Operation("/openapi.json", "get", "This document.", "application/json"),
     Operation("/health", "get", "Whether the process lives.", Status),
-    Operation("/health/ready", "get", "Whether every model makes tokens.", Status, errors=(503,)),
+    Operation("/health/ready", "get", "Whether every model answers.", Status, errors=(503,)),
     Operation("/metrics", "get", "Metrics for Prometheus.", "text/plain"),
 )
 _REASONS = {
@@ -256,13 +300,13 @@ def _operation(operation: Operation, *, keys: bool) -> dict[str, Any]:
     guarded = keys and operation.guarded
     errors = {*operation.errors, 405, 500}
     if guarded:
-        errors |= {401, 429, 503} | ({409, 422} if operation.generates else set())
+        errors |= {401, 429, 503} | ({409, 422} if operation.engine else set())
     answers: dict[str, Any] = {"200": {"description": "The answer.", "content": _content(operation)}}
     for status in sorted(errors):
         body = {"application/json": {"schema": _schema(ErrorBody)}}
         answers[str(status)] = {"description": _REASONS[status], "content": body}
     found: dict[str, Any] = {"summary": operation.summary, "responses": answers}
-    parameters = _parameters(operation, idempotency=guarded and operation.generates)
+    parameters = _parameters(operation, idempotency=guarded and operation.engine)
     if parameters:
         found["parameters"] = parameters
     if operation.request is not None:
@@ -277,7 +321,7 @@ def _content(operation: Operation) -> dict[str, Any]:
     if isinstance(operation.answer, str):
         return {operation.answer: {"schema": {"type": "object" if "json" in operation.answer else "string"}}}
     content: dict[str, Any] = {"application/json": {"schema": _schema(operation.answer)}}
-    if operation.generates:
+    if operation.streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     return content
 

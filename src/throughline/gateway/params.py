@@ -86,20 +86,24 @@ def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [_template_message(message, index) for index, message in enumerate(messages)]
 
 
-def prompts_of(request: CompletionRequest) -> list[str | list[Any]]:
-    """The prompts of a text completion.
+def prompts_of(prompt: str | list[Any], where: str = "prompt") -> list[str | list[Any]]:
+    """The prompts of a text completion, or the texts to embed, from a field that has one or several of them.
+
+    Args:
+        prompt: A text, a list of token ids, or a list of either.
+        where: Name of the field.
 
     Raises:
         ApiError: 400 for texts beside lists of token ids.
     """
-    prompt = request.prompt
     if isinstance(prompt, str) or not prompt or not isinstance(prompt[0], str | list):
         return [prompt]
     kind = type(prompt[0])
     for index, item in enumerate(prompt):
         if not isinstance(item, kind):
-            message = f"Invalid 'prompt[{index}]': prompts are all texts or all lists of token ids, seen: {item!r:.40}."
-            raise bad_request(message, param=f"prompt[{index}]", code="invalid_value")
+            place = f"{where}[{index}]"
+            message = f"Invalid '{place}': either all are texts or all lists of token ids, seen: {item!r:.40}."
+            raise bad_request(message, param=place, code="invalid_value")
     return prompt
 
 
@@ -113,7 +117,7 @@ async def token_prompt(prompt: str | list[Any], encoder: PromptEncoder, vocab_si
         ids = await encoder.encode(prompt, add_special_tokens=True)
     else:
         ids = prompt
-        _check_token_ids(ids, vocab_size, where)
+        check_token_ids(ids, vocab_size, where)
     if not ids:
         raise bad_request("The prompt has no tokens.", param=where, code="invalid_value")
     return ids
@@ -274,7 +278,12 @@ def _refuse_unsupported_completion(request: CompletionRequest) -> None:
         raise unsupported("best_of", f"every candidate is a choice, seen: {request.best_of}; leave it out and set 'n'")
 
 
-def _check_token_ids(ids: Sequence[Any], vocab_size: int, where: str) -> None:
+def check_token_ids(ids: Sequence[Any], vocab_size: int, where: str) -> None:
+    """Refuses what are no token ids; `where` is their field.
+
+    Raises:
+        ApiError: 400 naming the first.
+    """
     top = vocab_size or 2**31
     for index, value in enumerate(ids):
         if type(value) is not int or not 0 <= value < top:

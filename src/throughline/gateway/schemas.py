@@ -121,6 +121,16 @@ class CompletionRequest(GenerationFields, kw_only=True):
     logprobs: _Count | None = None
 
 
+class EmbeddingRequest(Struct, kw_only=True):
+    """Body of `/v1/embeddings`; `input` is a text, a list of token ids, or a list of either."""
+
+    model: str
+    input: str | list[Any]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: _Tokens | None = None
+    user: str | None = None
+
+
 class TokenizeRequest(Struct, kw_only=True):
     """Body of `/tokenize` in vLLM's shape, with either `prompt` or `messages`.
 
@@ -145,6 +155,10 @@ class DetokenizeRequest(Struct, kw_only=True):
 
     tokens: list[_Count]
     model: str | None = None
+
+
+class _StrictEmbeddingRequest(EmbeddingRequest, forbid_unknown_fields=True):
+    pass
 
 
 class _StrictTokenizeRequest(TokenizeRequest, forbid_unknown_fields=True):
@@ -181,6 +195,8 @@ class BodyDecoder:
         completion = _StrictCompletionRequest if strict else CompletionRequest
         self._chat: msgspec.json.Decoder[ChatRequest] = msgspec.json.Decoder(chat)
         self._completion: msgspec.json.Decoder[CompletionRequest] = msgspec.json.Decoder(completion)
+        embedding = _StrictEmbeddingRequest if strict else EmbeddingRequest
+        self._embedding: msgspec.json.Decoder[EmbeddingRequest] = msgspec.json.Decoder(embedding)
         tokenize = _StrictTokenizeRequest if strict else TokenizeRequest
         detokenize = _StrictDetokenizeRequest if strict else DetokenizeRequest
         self._tokenize: msgspec.json.Decoder[TokenizeRequest] = msgspec.json.Decoder(tokenize)
@@ -193,6 +209,10 @@ class BodyDecoder:
     def completion(self, body: bytes) -> CompletionRequest:
         """Raises `ApiError` 400 naming the field."""
         return _decode(self._completion, body)
+
+    def embedding(self, body: bytes) -> EmbeddingRequest:
+        """Raises `ApiError` 400 naming the field."""
+        return _decode(self._embedding, body)
 
     def tokenize(self, body: bytes) -> TokenizeRequest:
         """Raises `ApiError` 400 naming the field."""

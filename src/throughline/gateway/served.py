@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from throughline.contracts.embedding import EmbeddingInfo
 from throughline.contracts.gateway import GatewaySpec, ModelRoute
 from throughline.contracts.text import shorten
 from throughline.gateway.chat import PromptEncoder
-from throughline.gateway.errors import ApiError, model_not_found
+from throughline.gateway.errors import ApiError, model_not_found, wrong_task
 from throughline.gateway.facts import EngineFacts, load_facts
 from throughline.gateway.metrics import GatewayMetrics, ModelMetrics
 from throughline.gateway.resilience import Guard
@@ -18,7 +19,7 @@ from throughline.gateway.upstream import Contract, TritonUpstream, contract_of
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model that clients can name.
+    """What models that clients can name have in common.
 
     Attributes:
         id: Name in OpenAI requests.
@@ -27,7 +28,6 @@ class ServedModel:
         encoder: Messages to tokens.
         metrics: Its counters.
         upstream: Its Triton server; models on the same server share one.
-        contract: What it speaks.
         guard: Retries and circuit breaker of its deployment.
         fingerprint: `system_fingerprint`: which weights in which precision answered.
     """
@@ -38,9 +38,10 @@ class ServedModel:
     encoder: PromptEncoder
     metrics: ModelMetrics
     upstream: TritonUpstream
-    contract: Contract
     guard: Guard
     fingerprint: str
+
+    task: ClassVar[str]
 
     def card(self) -> dict[str, Any]:
         """OpenAI's model object, with the context length under vLLM's name."""
@@ -50,7 +51,38 @@ class ServedModel:
             "created": self.facts.created,
             "owned_by": "throughline",
             "max_model_len": self.facts.max_seq_len,
+            "task": self.task,
         }
+
+    async def ready(self) -> bool:
+        """Whether an answer came lately, or comes now."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class GeneratingModel(ServedModel):
+    """A model that makes tokens; `contract` is what it speaks."""
+
+    contract: Contract
+
+    task = "generate"
+
+    async def ready(self) -> bool:
+        """See `ServedModel.ready`."""
+        return await self.upstream.ready(self.triton_model, self.contract)
+
+
+@dataclass(frozen=True)
+class EmbeddingModel(ServedModel):
+    """A model that makes vectors; `embedding` says what they are."""
+
+    embedding: EmbeddingInfo
+
+    task = "embed"
+
+    async def ready(self) -> bool:
+        """See `ServedModel.ready`."""
+        return await self.upstream.embeds(self.triton_model)
 
 
 class ServedModels:
@@ -62,6 +94,7 @@ class ServedModels:
 
     Attributes:
         max_choices: Choices of one request.
+        max_inputs: Texts to embed of one request.
 
     Raises:
         EngineError: If an engine folder is none.
@@ -70,7 +103,7 @@ class ServedModels:
     """
 
     def __init__(self, spec: GatewaySpec, metrics: GatewayMetrics) -> None:
-        self.max_choices = spec.limits.max_choices
+        self.max_choices, self.max_inputs = spec.limits.max_choices, spec.limits.max_inputs
         urls = {route.upstream for route in spec.models}
         self.upstreams = {url: TritonUpstream(url, spec.timeouts, spec.upstream.stream) for url in sorted(urls)}
         self.by_id: Mapping[str, ServedModel] = {
@@ -85,6 +118,25 @@ class ServedModels:
             raise model_not_found(shorten(model_id, 200)[1:-1], sorted(self.by_id))
         return model
 
+    def generating(self, model_id: str) -> GeneratingModel:
+        """Raises `ApiError` 404 as `find`, 400 for a model that makes vectors."""
+        model = self.find(model_id)
+        if isinstance(model, GeneratingModel):
+            return model
+        why = "makes embeddings and no text: send it to /v1/embeddings"
+        raise wrong_task(model.id, why, self._ids(GeneratingModel))
+
+    def embedding(self, model_id: str) -> EmbeddingModel:
+        """Raises `ApiError` 404 as `find`, 400 for a model that makes text."""
+        model = self.find(model_id)
+        if isinstance(model, EmbeddingModel):
+            return model
+        why = "makes text and no embeddings: send it to /v1/chat/completions or /v1/completions"
+        raise wrong_task(model.id, why, self._ids(EmbeddingModel))
+
+    def _ids(self, kind: type[ServedModel]) -> list[str]:
+        return sorted(model.id for model in self.by_id.values() if isinstance(model, kind))
+
     async def open(self) -> None:
         """Prepares the connections; needs the running event loop."""
         for upstream in self.upstreams.values():
@@ -96,12 +148,8 @@ class ServedModels:
             await upstream.close()
 
     async def not_ready(self) -> ApiError | None:
-        """None when a token of every model came out lately or just now, else the 503 that names the others."""
-        away = [
-            model.id
-            for model in self.by_id.values()
-            if not await model.upstream.ready(model.triton_model, model.contract)
-        ]
+        """None when every model has answered lately or just now, else the 503 that names the others."""
+        away = [model.id for model in self.by_id.values() if not await model.ready()]
         if not away:
             return None
         message = f"Not ready: {', '.join(away)}."
@@ -112,5 +160,7 @@ def _served(route: ModelRoute, metrics: ModelMetrics, upstream: TritonUpstream, 
     facts = load_facts(route)
     encoder = PromptEncoder(route.engine_dir, max_seq_len=facts.max_seq_len)
     fingerprint = "_".join(filter(None, ("fp", facts.digest[:12], facts.precision)))
-    contract = contract_of(route, encoder.count)
-    return ServedModel(route.id, route.triton_model, facts, encoder, metrics, upstream, contract, guard, fingerprint)
+    common = (route.id, route.triton_model, facts, encoder, metrics, upstream, guard, fingerprint)
+    if facts.embedding is not None:
+        return EmbeddingModel(*common, facts.embedding)
+    return GeneratingModel(*common, contract_of(route, encoder.count))

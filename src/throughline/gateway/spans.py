@@ -18,14 +18,15 @@ from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from throughline.gateway.call import Call
+from throughline.gateway.embedding_jobs import EmbeddingJob
 from throughline.gateway.errors import ApiError
 from throughline.gateway.exporting import Exporting
 from throughline.gateway.gen_ai import OPERATIONS, PROVIDER
 from throughline.gateway.http import Exchange
 from throughline.gateway.jobs import Job
-from throughline.gateway.trace import CallEnd, CallTrace, Metadata, RequestTrace
+from throughline.gateway.trace import STREAM, CallEnd, CallTrace, Metadata, RequestTrace
 
-_METHOD = "inference.GRPCInferenceService/ModelStreamInfer"
+_SERVICE = "inference.GRPCInferenceService"
 _PARENT, _STATE = "traceparent", "tracestate"
 _W3C = TraceContextTextMapPropagator()
 _ENDED_WITHOUT_ANSWER = frozenset({"abort", "error"})
@@ -86,11 +87,11 @@ class RecordedRequest(RequestTrace):
         """The W3C headers that hand its context on."""
         return _headers(self._context)
 
-    def call(self, url: str) -> CallTrace:
+    def call(self, url: str, method: str = STREAM) -> CallTrace:
         """See `RequestTrace.call`."""
-        return RecordedCall(self, self._tracer, self._context, url)
+        return RecordedCall(self, self._tracer, self._context, url, f"{_SERVICE}/{method}")
 
-    def end(self, exchange: Exchange, job: Job | None, error: BaseException | None) -> None:
+    def end(self, exchange: Exchange, job: Job | EmbeddingJob | None, error: BaseException | None) -> None:
         """Ends the span with what the request asked for and how it ended."""
         span = self._span
         status = exchange.status
@@ -131,7 +132,13 @@ def _http(exchange: Exchange, status: int) -> dict[str, Any]:
     return found
 
 
-def _asked(exchange: Exchange, job: Job) -> dict[str, Any]:
+def _asked(exchange: Exchange, job: Job | EmbeddingJob) -> dict[str, Any]:
+    if isinstance(job, EmbeddingJob):
+        return {
+            gen_ai.GEN_AI_REQUEST_MODEL: job.model.id,
+            gen_ai.GEN_AI_EMBEDDINGS_DIMENSION_COUNT: job.dimensions,
+            gen_ai.GEN_AI_REQUEST_ENCODING_FORMATS: ["base64" if job.base64 else "float"],
+        }
     params = job.choices[0].params
     found: dict[str, Any] = {
         gen_ai.GEN_AI_REQUEST_MODEL: job.model.id,
@@ -155,11 +162,13 @@ def _asked(exchange: Exchange, job: Job) -> dict[str, Any]:
     return found
 
 
-def _answered(exchange: Exchange, job: Job) -> dict[str, Any]:
+def _answered(exchange: Exchange, job: Job | EmbeddingJob) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if exchange.outcome:
         found[gen_ai.GEN_AI_RESPONSE_MODEL] = job.model.id
         found[gen_ai.GEN_AI_USAGE_INPUT_TOKENS] = exchange.prompt_tokens
+        if isinstance(job, EmbeddingJob):
+            return found
         found[gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS] = exchange.completion_tokens
         if exchange.outcome not in _ENDED_WITHOUT_ANSWER:
             found[gen_ai.GEN_AI_RESPONSE_FINISH_REASONS] = exchange.outcome.split(",")
@@ -169,18 +178,18 @@ def _answered(exchange: Exchange, job: Job) -> dict[str, Any]:
 class RecordedCall(CallTrace):
     """A call to Triton with a span, of a request with one."""
 
-    def __init__(self, request: RecordedRequest, tracer: trace.Tracer, parent: Any, url: str) -> None:
+    def __init__(self, request: RecordedRequest, tracer: trace.Tracer, parent: Any, url: str, method: str) -> None:
         self._request, self._tracer = request, tracer
         host, _, port = url.rpartition(":")
         attributes: dict[str, str | int] = {
             rpc.RPC_SYSTEM_NAME: rpc.RpcSystemNameValues.GRPC.value,
-            rpc.RPC_METHOD: _METHOD,
+            rpc.RPC_METHOD: method,
             server_attributes.SERVER_ADDRESS: host,
             server_attributes.SERVER_PORT: int(port),
         }
         # The three clocks at one moment: of the wall, of the engine if it is on this machine, of `TokenStream`.
         self._wall, self._monotonic, self._counter = time.time_ns(), time.monotonic_ns(), time.perf_counter()
-        self._span = tracer.start_span(_METHOD, parent, SpanKind.CLIENT, attributes, start_time=self._wall)
+        self._span = tracer.start_span(method, parent, SpanKind.CLIENT, attributes, start_time=self._wall)
         self._context = trace.set_span_in_context(self._span)
         # Only what is recorded goes to Triton, which would record a context without the sampled flag too.
         self.metadata = _headers(self._context)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 Metadata = tuple[tuple[str, str], ...]
+STREAM = "ModelStreamInfer"
 
 
 class CallEnd(Protocol):
@@ -38,8 +39,8 @@ class RequestTrace:
 
     trace_id = ""
 
-    def call(self, url: str) -> CallTrace:
-        """A call to Triton at `host:port` begins."""
+    def call(self, url: str, method: str = STREAM) -> CallTrace:
+        """A call to `method` of Triton at `host:port` begins, or several of which one is told."""
         return NO_CALL
 
 

@@ -38,6 +38,8 @@ def running_triton() -> Iterator[FakeTriton]:
 def triton(running_triton: FakeTriton) -> FakeTriton:
     """The scripted server with nothing seen and the default script."""
     running_triton.seen.clear()
+    running_triton.embedded.clear()
+    running_triton.failures.clear()
     running_triton.ready = True
     running_triton.script = say("Hello there")
     return running_triton

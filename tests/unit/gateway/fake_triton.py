@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import struct
 import threading
@@ -16,7 +17,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.unit.gateway.tensors import inputs_of, string
 
-MODEL = "lab-engine"
+MODEL, EMBEDDING = "lab-engine", "lab-embedding"
+DIMENSIONS = 8
 # Of the engine model; further ones are optional.
 INPUTS = ("text_input", "input_ids", "max_tokens", "stream", "temperature", "top_k", "top_p", "return_perf_metrics")
 OUTPUTS = ("text_output", "finish_reason", "prompt_tokens", "completion_tokens", "output_ids")
@@ -86,6 +88,13 @@ def say(text: str, finish_reason: str = "stop", pieces: int = 3) -> Script:
     return script
 
 
+def vector_of(ids: list[int]) -> list[float]:
+    """A vector of length 1 that no other ids have."""
+    numbers = [math.sin(sum((at + 1) * token for at, token in enumerate(ids)) + place) for place in range(DIMENSIONS)]
+    length = math.sqrt(sum(number * number for number in numbers))
+    return [number / length for number in numbers]
+
+
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # no types there
     """Runs in threads of this process; `script` says how to answer, `seen` holds what came.
 
@@ -96,6 +105,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     def __init__(self) -> None:
         self.script: Script = say("Hello there")
         self.seen: list[Seen] = []
+        self.embedded: list[list[int]] = []
+        self.failures: list[Fail] = []
+        # Cleared, it keeps vectors back.
+        self.hold = threading.Event()
+        self.hold.set()
         self.ready = True
         self.streams = 0
         self.ended = threading.Semaphore(0)
@@ -115,7 +129,21 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Says `ready` for the one model."""
-        return service_pb2.ModelReadyResponse(ready=self.ready and request.name == MODEL)
+        return service_pb2.ModelReadyResponse(ready=self.ready and request.name in (MODEL, EMBEDDING))
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answers with `vector_of` the token ids, or as `failures` say, one for each request."""
+        (raw,) = request.raw_input_contents
+        ids = list(struct.unpack(f"<{len(raw) // 8}q", raw))
+        self.embedded.append(ids)
+        self.hold.wait()
+        if self.failures:
+            failure = self.failures.pop(0)
+            context.abort(failure.code, failure.details)
+        response = service_pb2.ModelInferResponse(model_name=request.model_name)
+        response.outputs.add(name="sentence_embedding", datatype="FP32", shape=[1, DIMENSIONS])
+        response.raw_output_contents.append(struct.pack(f"<{DIMENSIONS}f", *vector_of(ids)))
+        return response
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         """As Triton says of the engine model."""

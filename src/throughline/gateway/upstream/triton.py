@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from throughline.contracts.engine import SamplingParams
 from throughline.contracts.gateway import GatewayTimeouts, StreamUse
 from throughline.gateway.errors import ApiError, timed_out
-from throughline.gateway.trace import NO_TRACE, RequestTrace
+from throughline.gateway.trace import NO_TRACE, Metadata, RequestTrace
 from throughline.gateway.upstream.contract import Ask, Contract, ModelShape
+from throughline.gateway.upstream.embedding import Vector, embedding_request, read_vector
 from throughline.gateway.upstream.faults import rpc_error
 from throughline.gateway.upstream.shared import SharedStream
 from throughline.gateway.upstream.stream import TokenStream
@@ -100,6 +102,41 @@ class TritonUpstream:
 
         Triton says that a model is ready whose process is dead or hangs; its own word counts only when it says no.
         """
+        return await self._answers(model, lambda: self._probe(model, contract))
+
+    async def embeds(self, model: str) -> bool:
+        """Whether a vector of `model` came lately, or comes now."""
+        return await self._answers(model, lambda: self._probe_vector(model))
+
+    async def embed(
+        self, model: str, prompt: list[int], *, request_id: str, seconds: float, metadata: Metadata = ()
+    ) -> Vector:
+        """The vector of token ids; ends with the task that waits for it.
+
+        Args:
+            model: Name on Triton.
+            prompt: Token ids.
+            request_id: For Triton's logs.
+            seconds: How long it may take.
+            metadata: Hands a trace on.
+
+        Raises:
+            ApiError: As `TokenStream.read`.
+        """
+        from grpc import StatusCode, aio
+
+        request = embedding_request(model, request_id, prompt, seconds)
+        try:
+            response = await self._stub.ModelInfer(request, timeout=seconds, metadata=metadata)
+        except aio.AioRpcError as error:
+            self._heard.pop(model, None)
+            if error.code() is StatusCode.DEADLINE_EXCEEDED:
+                raise timed_out(f"The engine sent no embedding within {seconds:g} seconds.") from None
+            raise rpc_error(error) from None
+        self._heard[model] = time.perf_counter()
+        return read_vector(response)
+
+    async def _answers(self, model: str, probe: Callable[[], Awaitable[bool]]) -> bool:
         from grpc import aio
         from tritonclient.grpc import service_pb2
 
@@ -112,7 +149,7 @@ class TritonUpstream:
         self._shapes.pop(model, None)
         async with self._probing.setdefault(model, asyncio.Lock()):
             lately = time.perf_counter() - self._heard.get(model, float("-inf")) < _FRESH_SECONDS
-            return bool(answer.ready) and (lately or await self._probe(model, contract))
+            return bool(answer.ready) and (lately or await probe())
 
     async def _probe(self, model: str, contract: Contract) -> bool:
         params = SamplingParams(max_tokens=1, ignore_eos=not contract.reads_text)
@@ -128,6 +165,14 @@ class TritonUpstream:
             return False
         finally:
             await self.finish(tokens)
+        return True
+
+    async def _probe_vector(self, model: str) -> bool:
+        try:
+            # Token id 0 exists in every vocabulary.
+            await self.embed(model, [0], request_id="ready", seconds=self._timeouts.ready_seconds)
+        except ApiError:
+            return False
         return True
 
     async def shape(self, model: str, contract: Contract) -> ModelShape:
