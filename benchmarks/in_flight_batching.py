@@ -65,7 +65,7 @@ def main() -> int:
     engine = references.engine(store, arguments.engine, arguments.profile, key="--engine")
     folder = store.home / "run" / "in-flight"
     folder.mkdir(parents=True, exist_ok=True)
-    with service.triton(store, engine, "bench", ServeSpec(), folder / "model_repository", folder) as server:
+    with service.triton(store, {"bench": engine}, ServeSpec(), folder / "model_repository", folder) as server:
         one_round(server.grpc_url, "bench")
         rounds = [one_round(server.grpc_url, "bench") for _ in range(arguments.repeats)]
     shares = sorted((r["short_end"] - r["short_sent"]) / (r["long_end"] - r["short_sent"]) for r in rounds)

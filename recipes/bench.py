@@ -104,7 +104,7 @@ def measure(config: Config, engine: Artifact, dataset: Artifact) -> dict[str, An
         if {"triton", "gateway"} & set(config.targets):
             serve = ServeSpec()
             server = stack.enter_context(
-                service.triton(config.store(), engine, NAME, serve, folder / "model_repository", folder)
+                service.triton(config.store(), {NAME: engine}, serve, folder / "model_repository", folder)
             )
             if "triton" in config.targets:
                 targets.append(TritonTarget(server.grpc_url, NAME, server_pid=server.pid, **options))

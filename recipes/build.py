@@ -2,6 +2,7 @@
 
 python -m recipes.build quant=int8
 python -m recipes.build -m quant=bf16,int8,int4,int4_rtn              # and compares what it has built
+python -m recipes.build engine=embedding checkpoint=/models/Qwen3-Embedding-0.6B      # for /v1/embeddings
 python -m recipes.build engine=gpu quant=fp8 gpu=h100-sxm             # TensorRT-LLM: planned, not built
 python -m recipes.build engine=gpu quant=fp8 readback=/engines/llama  # is what was built what was asked for?
 """
@@ -70,8 +71,6 @@ def make(config: Config) -> Artifact:
         if run.cached:
             return run.cached
         from throughline import engines
-        from throughline.planning.cpu import cpu_weight_bytes
-        from throughline.planning.shape import read_shape
         from throughline.reporting.progress import Progress
 
         with Progress(f"build {precision_name(config.engine)}", total=100, unit="%") as progress:
@@ -83,15 +82,25 @@ def make(config: Config) -> Artifact:
                 name=name,
                 calibration=_calibration(source),
             )
+        # The planner counts a head, which embedding engines have not.
+        planned = {} if config.engine.embedding else {"planned": {"weight_bytes": planned_bytes(folder, config.engine)}}
         return run.commit(
             metrics={
                 "weight_bytes": report.info.weight_bytes,
                 "parameters": report.info.parameters,
                 "seconds": report.seconds,
                 "notes": list(report.notes),
-                "planned": {"weight_bytes": round(cpu_weight_bytes(read_shape(folder), config.engine))},
+                **planned,
             }
         )
+
+
+def planned_bytes(folder: Path, spec: EngineSpec) -> int:
+    """Returns the bytes that the planner says an engine's weights have."""
+    from throughline.planning.cpu import cpu_weight_bytes
+    from throughline.planning.shape import read_shape
+
+    return round(cpu_weight_bytes(read_shape(folder), spec))
 
 
 def make_job(config: Config) -> Artifact:
@@ -174,7 +183,8 @@ def _build(config: Config) -> None:
     from throughline.reporting.terminal import print_table
 
     calibrated = "" if config.engine.calibration == "none" else f", calibrated by {config.engine.calibration}"
-    what = f"{config.engine.backend} engine, {config.engine.precision} weights{calibrated}"
+    kind = "engine" if config.engine.embedding is None else "embedding engine"
+    what = f"{config.engine.backend} {kind}, {config.engine.precision} weights{calibrated}"
     app.echo(f"{what}, from checkpoint {config.checkpoint}")
     known = {item.digest for item in config.store().all("engine")}
     artifact = make(config)
@@ -188,18 +198,29 @@ def _build(config: Config) -> None:
                 "parameters": info.parameters,
                 "max_seq_len": info.spec.max_seq_len,
                 "max_batch_size": info.spec.max_batch_size,
+                **_vectors(info),
             },
         )
     )
-    built = build_matrix.Built(info.name, artifact, _dataset(config, artifact))
-    build_matrix.SWEEP.add(config.store(), config.matrix, config.seed, built)
+    if info.embedding is None:
+        # A sweep compares tokens.
+        built = build_matrix.Built(info.name, artifact, _dataset(config, artifact))
+        build_matrix.SWEEP.add(config.store(), config.matrix, config.seed, built)
+    next_step = "evaluate target" if info.embedding is None else "serve embedding.target"
     for note in artifact.manifest.metrics["notes"]:
         app.echo(f"note   {note}")
     app.made(
         artifact,
         again=artifact.digest in known,
-        next_command=f"python -m recipes.evaluate target={artifact.digest[:12]}",
+        next_command=f"python -m recipes.{next_step}={artifact.digest[:12]}",
     )
+
+
+def _vectors(info: EngineInfo) -> dict[str, object]:
+    embedding = info.embedding
+    if embedding is None:
+        return {}
+    return {"dimensions": embedding.dimensions, "pooling": embedding.pooling, "normalized": embedding.normalize}
 
 
 def _dataset(config: Config, engine: Artifact) -> Artifact | None:

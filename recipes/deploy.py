@@ -1,6 +1,7 @@
 """Renders the Triton model repository and runs the real server from it until Ctrl-C.
 
 python -m recipes.deploy
+python -m recipes.deploy embedding.target=3f2a91         # with an engine for embeddings beside it
 python -m recipes.deploy action=status
 python -m recipes.deploy version=1             # back to a version, on a server that runs without a restart
 python -m recipes.deploy action=render target=<digest>   # of a build job: TensorRT-LLM's layouts, for a GPU machine
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import psutil
+from pydantic import model_validator
 
 from recipes import app, references, service
 from throughline.artifacts import Artifact, code_version
@@ -37,7 +39,10 @@ class Config(app.RecipeConfig):
     action: Literal["start", "render", "status", "stop"] = "start"
     target: str = "promoted"
     name: str = "lab"
+    embedding: service.EmbeddingTarget = service.EmbeddingTarget()
     version: int = 0
+
+    _names_differ = model_validator(mode="after")(service.names_differ)
 
 
 def make(config: Config) -> int:
@@ -50,6 +55,15 @@ def make(config: Config) -> int:
         return select_version(repository, config.name, config.version).number
     engine = references.engine(store, config.target, config.profile)
     return service.render(engine, config.name, config.serve, repository)
+
+
+def make_beside(config: Config) -> dict[str, int]:
+    """Renders the embedding engine that is served beside, if one is; returns its name and version."""
+    engines = config.embedding.engines(config.store(), config.profile)
+    return {
+        name: service.render(engine, name, config.serve, config.paths.model_repository)
+        for name, engine in engines.items()
+    }
 
 
 def make_checked(config: Config) -> Artifact:
@@ -102,11 +116,12 @@ def start(config: Config) -> None:
     if state is not None and state.supervised:
         switch(config, state)
         return
-    version = make(config)
-    app.echo(f"serving {config.name} version {version} from {config.paths.model_repository}")
-    server = TritonServer(
-        config.paths.model_repository, [config.name], config.serve, run_dir=service.run_dir(config.store())
-    )
+    names = [config.name]
+    app.echo(f"serving {config.name} version {make(config)} from {config.paths.model_repository}")
+    for name, number in make_beside(config).items():
+        app.echo(f"serving {name} version {number} beside it")
+        names.append(name)
+    server = TritonServer(config.paths.model_repository, names, config.serve, run_dir=service.run_dir(config.store()))
     with server:
         app.echo(f"grpc     {server.grpc_url}")
         app.echo(f"http     http://{server.http_url}/v2/health/ready")
@@ -139,6 +154,13 @@ def switch(config: Config, state: ServerState) -> None:
             where=state.repository,
             seen=f"models {', '.join(state.models)}",
             fix=f"stop it (action=stop), or deploy {config.name} from another store (paths.home=…)",
+        )
+    if config.embedding.target:
+        raise DeployError(
+            "a running server switches one model at a time",
+            where="embedding.target",
+            seen=config.embedding.target,
+            fix=f"deploy it alone: name={config.embedding.name} target={config.embedding.target}",
         )
     url = state.grpc_url
     with TritonClient(url, timeout_seconds=config.serve.ready_timeout_seconds) as client:
@@ -251,8 +273,8 @@ def main(config: Config) -> None:
     if target is not None:
         render_gpu(config, target)
     elif config.action == "render":
-        version = make(config)
-        app.echo(f"rendered {config.paths.model_repository / config.name}, version {version}")
+        for name, version in {config.name: make(config), **make_beside(config)}.items():
+            app.echo(f"rendered {config.paths.model_repository / name}, version {version}")
         app.echo("next   python -m recipes.deploy")
     else:
         {"start": start, "status": status, "stop": stop}[config.action](config)

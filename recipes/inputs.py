@@ -16,6 +16,8 @@ from throughline.contracts.errors import ArtifactError
 TOKENIZER = "tokenizer.json"
 RENDERING = (TOKENIZER, "chat template", "special tokens")
 _HASHED = {".safetensors", ".json", ".jinja"}
+# How an embedding checkpoint pools, beside its modules.json.
+_POOLING = "1_Pooling/config.json"
 
 
 class HasModel(Protocol):
@@ -32,8 +34,8 @@ class HasModel(Protocol):
 def folder_digest(folder: Path) -> str:
     """Returns a digest over the weights, configs and templates of a checkpoint folder."""
     stamps = tuple(
-        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-        for path in sorted(folder.iterdir())
+        (path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in (*sorted(folder.iterdir()), folder / _POOLING)
         if path.suffix in _HASHED and path.is_file()
     )
     return _digest(folder, stamps)

@@ -81,7 +81,9 @@ def checkpoint(store: ArtifactStore, reference: str, config: inputs.HasModel) ->
     )
 
 
-def engine(store: ArtifactStore, reference: str, profile: str, *, key: str = "target") -> Artifact:
+def engine(
+    store: ArtifactStore, reference: str, profile: str, *, key: str = "target", embeds: bool = False
+) -> Artifact:
     """Returns the engine that a config value names.
 
     Args:
@@ -90,6 +92,7 @@ def engine(store: ArtifactStore, reference: str, profile: str, *, key: str = "ta
             one before it. `promoted/<model>` and `promoted/<model>/<debug>` say of which model and debug preset.
         profile: Profile of the line that promoted it.
         key: Config key that the reference comes from.
+        embeds: Whether `latest` is the newest that makes vectors, and not the newest that makes tokens.
 
     Raises:
         GateNoGo: If nothing is promoted because the gate refused every engine.
@@ -98,7 +101,7 @@ def engine(store: ArtifactStore, reference: str, profile: str, *, key: str = "ta
     """
     word, *rest = reference.split("/")
     if word not in ("promoted", "previous") or len(rest) > 2:
-        return _engine(store, reference, key)
+        return _engine(store, reference, key, embeds=embeds)
     model = rest[0] if rest else ""
     debug = rest[1] if len(rest) == 2 else "none"
     wanted = [
@@ -150,13 +153,14 @@ def refusal(decision: Mapping[str, Any], *, where: str, fix: str) -> GateNoGo | 
     return kind("no engine passes the gate", where=where, seen=verdict["reasons"][0], fix=fix)
 
 
-def _engine(store: ArtifactStore, reference: str, key: str) -> Artifact:
-    """The engine that is named, or with `latest` the newest, if all were built from one base model."""
+def _engine(store: ArtifactStore, reference: str, key: str, *, embeds: bool) -> Artifact:
+    """The engine that is named, or with `latest` the newest of its kind, if all were built from one base model."""
     if reference != "latest":
         return store.get(reference, "engine")
-    found = store.all("engine")
+    found = [item for item in store.all("engine") if _embeds(item) == embeds]
     if not found:
-        raise ArtifactError("there is no engine yet", where=key, seen=reference, fix="run `python -m recipes.build`")
+        build = "python -m recipes.build" + (" engine=embedding" if embeds else "")
+        raise ArtifactError("there is no engine yet", where=key, seen=reference, fix=f"run `{build}`")
     newest = {_base(store, item): item for item in found}
     if len(newest) > 1:
         raise ArtifactError(
@@ -166,6 +170,11 @@ def _engine(store: ArtifactStore, reference: str, key: str) -> Artifact:
             fix=f"say which: {key}=<digest>",
         )
     return found[-1]
+
+
+def _embeds(built: Artifact) -> bool:
+    spec = built.manifest.config.get("engine")
+    return isinstance(spec, dict) and spec.get("embedding") is not None
 
 
 def _base(store: ArtifactStore, built: Artifact) -> str:

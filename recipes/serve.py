@@ -3,6 +3,7 @@
 python -m recipes.serve
 python -m recipes.serve gateway.port=9000 name=support-desk
 python -m recipes.serve gateway.triton_url=gpu-1:8001 gateway.contract=bls tokenizer=/checkpoints/llama name=llama
+python -m recipes.serve embedding.target=3f2a91      # with an engine for /v1/embeddings beside it
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field, model_validator
 
 from recipes import app, chat, references, service
-from throughline.contracts.errors import ArtifactError
+from throughline.contracts.errors import ArtifactError, DeployError
 from throughline.contracts.gateway import ContractName, ModelRoute
 from throughline.contracts.serving import ServeSpec
 
 if TYPE_CHECKING:
     from throughline.artifacts import Artifact, ArtifactStore
+    from throughline.triton.state import ServerState
 
 # Of the layouts of TensorRT-LLM; our engine model has the name that it is deployed under.
 _MODELS: dict[ContractName, str] = {"bls": "tensorrt_llm_bls", "llmapi": "tensorrt_llm"}
@@ -53,6 +55,9 @@ class Config(app.RecipeConfig):
     target: str = "promoted"
     tokenizer: Path | None = None
     name: str = "lab"
+    embedding: service.EmbeddingTarget = service.EmbeddingTarget()
+
+    _names_differ = model_validator(mode="after")(service.names_differ)
 
     @model_validator(mode="after")
     def _a_tokenizer_is_of_an_engine_elsewhere(self) -> Self:
@@ -74,23 +79,27 @@ class Upstream:
     """An engine on Triton.
 
     Attributes:
+        name: What clients call it.
         url: Triton's gRPC address.
         folder: The engine, or the checkpoint behind it.
         shown: What people are told of it.
         max_seq_len: Its context in tokens; None for what the folder says.
     """
 
+    name: str
     url: str
     folder: Path
     shown: str
     max_seq_len: int | None = None
 
     def route(self, config: Config) -> ModelRoute:
-        """Returns the gateway's route to it."""
+        """Returns the gateway's route to it; the settings of one elsewhere are those of the model `name`."""
         settings = config.gateway
-        layout = _MODELS.get(settings.contract, config.name) if settings.triton_url else config.name
+        if self.name != config.name:
+            return ModelRoute(id=self.name, upstream=self.url, triton_model=self.name, engine_dir=self.folder)
+        layout = _MODELS.get(settings.contract, self.name) if settings.triton_url else self.name
         return ModelRoute(
-            id=config.name,
+            id=self.name,
             upstream=self.url,
             triton_model=settings.triton_model or layout,
             engine_dir=self.folder,
@@ -100,33 +109,52 @@ class Upstream:
         )
 
 
-def upstream(config: Config, stack: contextlib.ExitStack) -> Upstream:
-    """Returns the engine that serves `name` and where; starts Triton if none runs and none is named."""
-    from throughline.triton.client import TritonClient
+def upstreams(config: Config, stack: contextlib.ExitStack) -> list[Upstream]:
+    """Returns the engines to stand before, that of `name` first; starts Triton if none runs and none is named.
+
+    Raises:
+        DeployError: If a server runs without the embedding engine that was asked for.
+    """
     from throughline.triton.state import read_state
-    from throughline.triton.switching import running_version
 
     store = config.store()
-    if config.gateway.triton_url is not None:
-        app.echo(f"Triton   {config.gateway.triton_url} (run by others)")
-        return _elsewhere(config, config.gateway.triton_url, store)
+    embedding = config.embedding
+    url = config.gateway.triton_url
+    if url is not None:
+        app.echo(f"Triton   {url} (run by others)")
+        beside = embedding.engines(store, config.profile)
+        return [_elsewhere(config, url, store), *(_of(name, url, engine) for name, engine in beside.items())]
     state = read_state(service.run_dir(store))
     if state is not None and state.running and config.name in state.models:
-        url = state.grpc_url
-        with TritonClient(url) as client:
-            digest = running_version(client, Path(state.repository), config.name).engine_digest
-        app.echo(f"Triton   {url} (running, pid {state.pid})")
-        return _of(url, store.get(digest, "engine"))
-    engine = references.engine(store, config.target, config.profile)
-    server = stack.enter_context(
-        service.triton(store, engine, config.name, config.serve, config.paths.model_repository)
-    )
+        if embedding.target and embedding.name not in state.models:
+            raise DeployError(
+                "the running server does not serve this embedding engine",
+                where=f"embedding.name={embedding.name}",
+                seen=f"models {', '.join(state.models)}",
+                fix="stop it (python -m recipes.deploy action=stop) and deploy with embedding.target=… too",
+            )
+        app.echo(f"Triton   {state.grpc_url} (running, pid {state.pid})")
+        return _running(config, state, store)
+    engines = {config.name: references.engine(store, config.target, config.profile)}
+    engines |= embedding.engines(store, config.profile)
+    server = stack.enter_context(service.triton(store, engines, config.serve, config.paths.model_repository))
     app.echo(f"Triton   {server.grpc_url} (started, log {server.log_path})")
-    return _of(server.grpc_url, engine)
+    return [_of(name, server.grpc_url, engine) for name, engine in engines.items()]
 
 
-def _of(url: str, engine: Artifact) -> Upstream:
-    return Upstream(url, engine.path, engine.short)
+def _running(config: Config, state: ServerState, store: ArtifactStore) -> list[Upstream]:
+    """Every model of the server that runs."""
+    from throughline.triton.client import TritonClient
+    from throughline.triton.switching import running_version
+
+    names = [config.name, *(name for name in state.models if name != config.name)]
+    with TritonClient(state.grpc_url) as client:
+        digests = {name: running_version(client, Path(state.repository), name).engine_digest for name in names}
+    return [_of(name, state.grpc_url, store.get(digest, "engine")) for name, digest in digests.items()]
+
+
+def _of(name: str, url: str, engine: Artifact) -> Upstream:
+    return Upstream(name, url, engine.path, engine.short)
 
 
 def _elsewhere(config: Config, url: str, store: ArtifactStore) -> Upstream:
@@ -136,9 +164,9 @@ def _elsewhere(config: Config, url: str, store: ArtifactStore) -> Upstream:
         ArtifactError: If nothing here says how its prompts are tokenised.
     """
     if config.tokenizer is not None:
-        return Upstream(url, config.tokenizer, f"elsewhere, tokenizer {config.tokenizer}")
+        return Upstream(config.name, url, config.tokenizer, f"elsewhere, tokenizer {config.tokenizer}")
     if config.gateway.contract == "throughline":
-        return _of(url, references.engine(store, config.target, config.profile))
+        return _of(config.name, url, references.engine(store, config.target, config.profile))
     from recipes.deploy_gpu import deployed_target
 
     found = deployed_target(store, config.target)
@@ -150,17 +178,19 @@ def _elsewhere(config: Config, url: str, store: ArtifactStore) -> Upstream:
             fix="name its folder (tokenizer=…), or the build job or the deployment (target=<digest>) whose checkpoint "
             "is in this store",
         )
-    return Upstream(url, found.tokenizer.folder, f"elsewhere, {found.engine.name}", found.spec.max_seq_len)
+    return Upstream(config.name, url, found.tokenizer.folder, f"elsewhere, {found.engine.name}", found.spec.max_seq_len)
 
 
-def show(url: str, name: str, *, keys: bool) -> None:
-    """Prints how to talk to the gateway, with `keys` one that asks for them."""
+def show(url: str, name: str, *, keys: bool, embedding: str = "") -> None:
+    """Prints how to talk to the gateway, with `keys` one that asks for them; `embedding` is a model that embeds."""
     app.echo(f"gateway  {url}")
     app.echo(f"metrics  {url}/metrics")
     arguments = ([] if url == chat.ChatSpec().url else [f"chat.url={url}"]) + (["chat.api_key=$KEY"] if keys else [])
     own = f' ARGS="{" ".join(arguments)}"' if arguments else ""
     app.echo(f"next     make chat{own}   (in another terminal; Ctrl-C here stops serving)")
     app.echo(service.curl(url, name, "What is the capital of France?", lead="         ", keys=keys))
+    if embedding:
+        app.echo(service.curl_embedding(url, embedding, "The server has stopped.", lead="         ", keys=keys))
     if keys:
         app.echo("         KEY is what recipes.keys action=create has shown")
 
@@ -172,11 +202,17 @@ def main(config: Config) -> None:
     from throughline.reporting import console
 
     with contextlib.ExitStack() as stack:
-        found = upstream(config, stack)
-        app.echo(f"engine   {found.shown}")
-        spec = config.gateway.spec(found.route(config), config.log.format)
+        found = upstreams(config, stack)
+        for each in found:
+            app.echo(f"engine   {each.shown} as {each.name}")
+        spec = config.gateway.spec([each.route(config) for each in found], config.log.format)
         keys = spec.keys.store is not None
-        gateway.serve(spec, on_ready=lambda url: show(url, config.name, keys=keys), log_stream=console.err())
+        embedding = next((each.name for each in found if each.name == config.embedding.name), "")
+        gateway.serve(
+            spec,
+            on_ready=lambda url: show(url, config.name, keys=keys, embedding=embedding),
+            log_stream=console.err(),
+        )
 
 
 if __name__ == "__main__":

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from pydantic import model_validator
 
+from recipes import references
 from throughline.artifacts import Artifact, ArtifactStore
 from throughline.contracts.config import StrictModel, parse
+from throughline.contracts.engine import EngineInfo
+from throughline.contracts.errors import EngineError
 from throughline.contracts.gateway import (
     GatewayLimits,
     GatewaySpec,
@@ -50,19 +53,69 @@ class GatewaySettings(StrictModel):
         check_open(self.host, self.keys, allow_open=self.allow_open)
         return self
 
-    def route(self, name: str, upstream: str, engine_dir: Path) -> ModelRoute:
-        """Returns the route of one model, which our engine model serves under its own name."""
-        return ModelRoute(id=name, upstream=upstream, triton_model=name, engine_dir=engine_dir)
+    def routes(self, engines: Mapping[str, Path], upstream: str) -> list[ModelRoute]:
+        """Returns the routes of engine folders by name of the model, which is its name on a Triton of ours too."""
+        return [
+            ModelRoute(id=name, upstream=upstream, triton_model=name, engine_dir=folder)
+            for name, folder in engines.items()
+        ]
 
-    def spec(self, route: ModelRoute, log_format: str) -> GatewaySpec:
-        """Returns the full spec for one model.
+    def spec(self, routes: Sequence[ModelRoute], log_format: str) -> GatewaySpec:
+        """Returns the full spec.
 
         Raises:
             ConfigError: If the settings contradict one another.
         """
         shared = self.model_dump(include=set(GatewaySettings.model_fields))
-        values = {**shared, "models": (route.model_dump(),), "log_format": log_format}
+        models = tuple(route.model_dump() for route in routes)
+        values = {**shared, "models": models, "log_format": log_format}
         return parse(GatewaySpec, values, where="gateway")
+
+
+class EmbeddingTarget(StrictModel):
+    """An embedding engine that is served beside the generating one.
+
+    Attributes:
+        target: Its digest, or what else `recipes.references` reads; empty for none.
+        name: Name of its model.
+    """
+
+    target: str = ""
+    name: str = "embedding"
+
+    def engines(self, store: ArtifactStore, profile: str) -> dict[str, Artifact]:
+        """The engine by its name; empty without one.
+
+        Raises:
+            ArtifactError: If there is no such engine.
+            EngineError: If it makes tokens.
+        """
+        if not self.target:
+            return {}
+        engine = references.engine(store, self.target, profile, key="embedding.target", embeds=True)
+        if EngineInfo.read(engine.path).embedding is None:
+            raise EngineError(
+                "this engine makes tokens, no vectors",
+                where=f"embedding.target={self.target}",
+                seen=str(engine.path),
+                fix="give one of `python -m recipes.build engine=embedding`",
+            )
+        return {self.name: engine}
+
+
+class _Named(Protocol):
+    name: str
+    embedding: EmbeddingTarget
+
+
+N = TypeVar("N", bound=_Named)
+
+
+def names_differ(config: N) -> N:
+    """Validates that both models have names of their own."""
+    if config.embedding.target and config.embedding.name == config.name:
+        raise ValueError(f"embedding.name and name are both {config.name}: give each model its own")
+    return config
 
 
 def run_dir(store: ArtifactStore) -> Path:
@@ -82,17 +135,17 @@ def render(engine: Artifact, name: str, serve: ServeSpec, repository: Path) -> i
 @contextlib.contextmanager
 def triton(
     store: ArtifactStore,
-    engine: Artifact,
-    name: str,
+    engines: Mapping[str, Artifact],
     serve: ServeSpec,
     repository: Path,
     folder: Path | None = None,
 ) -> Iterator[TritonServer]:
-    """Serves an engine on Triton for the length of the block; `folder` holds its state and log."""
+    """Serves engines by name on Triton for the length of the block; `folder` holds its state and log."""
     from throughline.triton.server import TritonServer
 
-    render(engine, name, serve, repository)
-    with TritonServer(repository, [name], serve, run_dir=folder or run_dir(store)) as server:
+    for name, engine in engines.items():
+        render(engine, name, serve, repository)
+    with TritonServer(repository, list(engines), serve, run_dir=folder or run_dir(store)) as server:
         yield server
 
 
@@ -101,7 +154,7 @@ def gateway(server: TritonServer, name: str, engine: Artifact, settings: Gateway
     """Runs the gateway in a process of its own before a server."""
     from throughline.gateway.process import GatewayProcess
 
-    with GatewayProcess(settings.spec(settings.route(name, server.grpc_url, engine.path), "human")) as process:
+    with GatewayProcess(settings.spec(settings.routes({name: engine.path}, server.grpc_url), "human")) as process:
         yield process
 
 
@@ -111,6 +164,15 @@ def curl(url: str, name: str, question: str, *, lead: str = "", keys: bool = Fal
     With `keys` it sends the one in the shell's variable KEY.
     """
     messages = [{"role": "user", "content": question}]
-    body = json.dumps({"model": name, "temperature": 0, "messages": messages}, ensure_ascii=False)
+    return _curl(f"{url}/v1/chat/completions", {"model": name, "temperature": 0, "messages": messages}, lead, keys)
+
+
+def curl_embedding(url: str, name: str, text: str, *, lead: str = "", keys: bool = False) -> str:
+    """Returns a command that asks the gateway for a vector; see `curl`."""
+    return _curl(f"{url}/v1/embeddings", {"model": name, "input": text}, lead, keys)
+
+
+def _curl(url: str, body: Mapping[str, object], lead: str, keys: bool) -> str:
     key = ' -H "Authorization: Bearer $KEY"' if keys else ""
-    return f"{lead}curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+    text = json.dumps(body, ensure_ascii=False)
+    return f"{lead}curl {url}{key} -H 'Content-Type: application/json' -d {shlex.quote(text)}"

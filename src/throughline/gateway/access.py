@@ -13,6 +13,7 @@ from throughline.contracts.gateway import KeySettings
 from throughline.gateway.call import Call
 from throughline.gateway.errors import ApiError, beyond_limit, invalid_key, overloaded
 from throughline.gateway.http import Exchange, Headers
+from throughline.gateway.jobs import Job
 from throughline.gateway.keys import ApiKey, bearer_digest
 from throughline.gateway.limits import Bucket, duration
 from throughline.gateway.store import Claim, Entry, Lease, Refusal, Reservation, StoreError
@@ -121,7 +122,7 @@ class Tier:
     @asynccontextmanager
     async def around(self, call: Call) -> AsyncIterator[None]:
         """Raises nothing."""
-        if call.key is not None and call.job is not None:
+        if call.key is not None and isinstance(call.job, Job):
             call.job.priority = call.key.priority_of(call.job.priority)
         yield
 

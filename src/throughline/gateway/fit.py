@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import get_args
 
+from throughline.contracts.engine import ENGINE_FILE, EngineInfo
 from throughline.contracts.errors import GatewayError
 from throughline.contracts.gateway import ContractName, GatewaySpec, ModelRoute
 
@@ -48,6 +48,8 @@ NEEDS: dict[ContractName, Needs] = {
         frozenset({"text_output"}),
     ),
 }
+# Of a model that makes vectors, whatever the route's contract.
+EMBEDDING_NEEDS = Needs(frozenset({"input_ids"}), frozenset({"sentence_embedding"}))
 
 
 def check_fit(spec: GatewaySpec) -> None:
@@ -63,20 +65,25 @@ def check_fit(spec: GatewaySpec) -> None:
         found = _tensors(route, spec.timeouts.ready_seconds)
         if found is None:
             continue
-        missing = list(_missing(route.contract, found))
+        embeds = _embeds(route)
+        missing = list(_missing(EMBEDDING_NEEDS if embeds else NEEDS[route.contract], found))
         if missing:
-            others = [name for name in get_args(ContractName) if not list(_missing(name, found))]
+            others = [name for name, needs in NEEDS.items() if not embeds and not list(_missing(needs, found))]
             fitting = " or ".join(f"contract={name}" for name in others)
+            spoken = "of embedding models" if embeds else f"'{route.contract}'"
             raise GatewayError(
-                f"the model on Triton does not speak the contract '{route.contract}'",
+                f"the model on Triton does not speak the contract {spoken}",
                 where=f"{route.id}: {route.triton_model} at {route.upstream}",
                 seen=f"it lacks {', '.join(missing)}",
                 fix=f"set {fitting}" if fitting else "name another model, or another server",
             )
 
 
-def _missing(contract: ContractName, found: Needs) -> Iterator[str]:
-    needs = NEEDS[contract]
+def _embeds(route: ModelRoute) -> bool:
+    return (route.engine_dir / ENGINE_FILE).exists() and EngineInfo.read(route.engine_dir).embedding is not None
+
+
+def _missing(needs: Needs, found: Needs) -> Iterator[str]:
     yield from (f"input {name}" for name in sorted(needs.inputs - found.inputs))
     yield from (f"output {name}" for name in sorted(needs.outputs - found.outputs))
 

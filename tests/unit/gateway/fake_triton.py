@@ -146,11 +146,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         return response
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """As Triton says of the engine model."""
+        """As Triton says of the engine models."""
         found = service_pb2.ModelMetadataResponse(name=request.name)
-        for name in INPUTS:
+        embeds = request.name == EMBEDDING
+        for name in ("input_ids", "attention_mask") if embeds else INPUTS:
             found.inputs.add(name=name)
-        for name in OUTPUTS:
+        for name in ("sentence_embedding",) if embeds else OUTPUTS:
             found.outputs.add(name=name)
         return found
 

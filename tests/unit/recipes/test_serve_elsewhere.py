@@ -22,7 +22,7 @@ URL = "gateway.triton_url=gpu-1:8001"
 def spec(store: ArtifactStore, *overrides: str) -> GatewaySpec:
     config = app.to_schema(app.compose("serve", [f"paths.home={store.home}", *overrides]), serve.Config)
     with contextlib.ExitStack() as stack:
-        return config.gateway.spec(serve.upstream(config, stack).route(config), config.log.format)
+        return config.gateway.spec([each.route(config) for each in serve.upstreams(config, stack)], config.log.format)
 
 
 def checkpoint(store: ArtifactStore) -> Artifact:
