@@ -145,9 +145,9 @@ def test_company_changes_no_vector(pooling: str, tiny_checkpoint: Path, tmp_path
     build(tiny_checkpoint, tmp_path / "engine", {"pooling": pooling})
     alone = np.concatenate([embed(tmp_path / "engine", [prompt]) for prompt in PROMPTS[:3]])
     together = embed(tmp_path / "engine", PROMPTS[:3])
-    np.testing.assert_allclose(together, alone, atol=1e-6)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
     twos = embed(tmp_path / "engine", PROMPTS, max_batch_size=2)
-    np.testing.assert_allclose(twos, embed(tmp_path / "engine", PROMPTS), atol=1e-6)
+    np.testing.assert_allclose(twos, embed(tmp_path / "engine", PROMPTS), atol=1e-5)
 
 
 def test_damaged_weights_fail_the_verification(qwen3: Path, tmp_path: Path) -> None:
