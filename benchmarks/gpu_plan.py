@@ -21,7 +21,8 @@ from typing import Any
 import yaml
 
 from throughline.contracts.config import parse
-from throughline.contracts.planning import GpuSpec, PlanSpec, TrainingPlanSpec, WorkloadSpec
+from throughline.contracts.planning import GpuSpec, PlanSpec, TrainingPlanSpec
+from throughline.contracts.workload import Workload
 from throughline.planning.memory import memory
 from throughline.planning.shape import ModelShape
 from throughline.planning.training import training_memory
@@ -220,7 +221,7 @@ def serve(models: list[tuple[str, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     import torch
 
     gpu = board()
-    workload = WorkloadSpec(input_tokens=1, output_tokens=1, longest_input_tokens=1, longest_output_tokens=1)
+    workload = Workload(input_tokens=1, output_tokens=1, longest_input_tokens=1, longest_output_tokens=1)
     for name, settings in models:
         config, spec = model_config(name), parse(PlanSpec, settings, where=name)
         shape = ModelShape.of(config, where=name)

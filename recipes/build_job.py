@@ -10,8 +10,9 @@ from throughline.artifacts import Artifact, ArtifactStore, code_version
 from throughline.checkpoints import check_finite, check_weights, read_tensors
 from throughline.contracts.engine import EngineSpec
 from throughline.contracts.errors import EngineError, EngineLintError
-from throughline.contracts.planning import GpuSpec, PlanSpec, WorkloadSpec
+from throughline.contracts.planning import GpuSpec, PlanSpec
 from throughline.contracts.report import Column, Table
+from throughline.contracts.workload import Workload
 from throughline.engines.tensorrt import BuildJob, Difference, EnginePlan, Requirement, read_back, write_job
 from throughline.engines.tensorrt.check import CALIBRATED, as_quantised, check_shape, precisions
 from throughline.planning.advise import changes, fits, supported
@@ -63,7 +64,7 @@ def engine_plan(shape: ModelShape, spec: EngineSpec, gpu: GpuSpec) -> EnginePlan
         kv_cache_dtype=spec.kv_cache_dtype,
         **{name: getattr(spec, name) for name in _OF_PLAN},
     )
-    request = WorkloadSpec(
+    request = Workload(
         input_tokens=spec.max_seq_len - 1,
         output_tokens=1,
         longest_input_tokens=spec.max_seq_len - 1,

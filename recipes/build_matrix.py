@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from recipes import app
 from throughline.artifacts import Artifact, ArtifactStore
-from throughline.contracts.benchmark import BenchRequest, Estimate, RequestRecord
+from throughline.contracts.benchmark import BenchRequest, Estimate, Load, RequestRecord
 from throughline.contracts.config import StrictModel
 from throughline.contracts.engine import EngineInfo
 from throughline.contracts.report import Column, Plot, Report, Section, Series, Table
@@ -124,7 +124,7 @@ def measure(built: Sequence[Built], spec: MatrixSpec, seed: int) -> list[Row]:
             each.name: stack.enter_context(Child("recipes.raw_engine", [str(each.engine.path)])) for each in built
         }
         for each in built:
-            loads[each.name] = children[each.name].ask(None, timeout_seconds=_ANSWER_SECONDS)
+            loads[each.name] = children[each.name].ask(None, timeout_seconds=_ANSWER_SECONDS)["load_seconds"]
         turns = spec.repeats * len(built) * len(spec.concurrency)
         done = 0
         with Progress("compare", total=turns, unit="turns") as progress:
@@ -135,7 +135,9 @@ def measure(built: Sequence[Built], spec: MatrixSpec, seed: int) -> list[Row]:
                         each = built[(index + repeat) % len(built)]
                         cell = _cell(each, spec, users, seed + repeat)
                         answer = children[each.name].ask(cell, timeout_seconds=_ANSWER_SECONDS)
-                        rates[each.name][users].append(throughput([RequestRecord(**item) for item in answer]))
+                        rates[each.name][users].append(
+                            throughput([RequestRecord(**item) for item in answer["records"]])
+                        )
                         done += 1
                         progress.update(done, engine=each.name, concurrency=users)
         for name, child in children.items():
@@ -163,7 +165,7 @@ def _cell(built: Built, spec: MatrixSpec, users: int, seed: int) -> dict[str, An
         )
         for _ in range(max(2, users))
     ]
-    return {"requests": [vars(item) for item in requests], "concurrency": users, "ignore_eos": True}
+    return asdict(Load.closed(requests, users, ignore_eos=True, timeout_seconds=_ANSWER_SECONDS))
 
 
 def _losses(built: Sequence[Built], count: int) -> dict[str, tuple[float, Estimate]]:

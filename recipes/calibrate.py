@@ -13,15 +13,15 @@ from pydantic import Field
 from recipes import app, convert, inputs, references
 from throughline.artifacts import Artifact, ArtifactStore, code_version
 from throughline.contracts.calibration import CalibrationReport, Prompts, TokenCounts
-from throughline.contracts.planning import WorkloadSpec
 from throughline.contracts.report import Column, Table
+from throughline.contracts.workload import Workload
 
 
 class Config(app.RecipeConfig):
     """Settings of `recipes.calibrate`."""
 
     model: app.ModelSpec
-    workload: WorkloadSpec | None = None
+    workload: Workload | None = None
     dataset: str = "latest"
     calib_size: int = Field(default=256, ge=1)
     calib_max_seq_length: int = Field(default=1024, ge=1)
@@ -54,7 +54,7 @@ def make(store: ArtifactStore, dataset: Artifact, calib_size: int, seed: int) ->
         return run.commit(metrics=found.report.model_dump(mode="json") | {"tasks": found.report.tasks()})
 
 
-def prompts(workload: WorkloadSpec | None, dataset: Artifact) -> Prompts | None:
+def prompts(workload: Workload | None, dataset: Artifact) -> Prompts | None:
     """Returns what calibration records have to stand for: the workload's prompts, or those the model is judged by."""
     from throughline.data import prompts_of_dataset, prompts_of_workload
 

@@ -15,7 +15,8 @@ import yaml
 
 from recipes import app
 from throughline.contracts.config import parse
-from throughline.contracts.planning import GpuSpec, PlannedPrecision, PlanSpec, WorkloadSpec
+from throughline.contracts.planning import GpuSpec, PlannedPrecision, PlanSpec
+from throughline.contracts.workload import Workload
 from throughline.planning.advise import fits, recommended, supported
 from throughline.planning.advise import options as planned_options
 from throughline.planning.memory import kv_dtype, memory
@@ -29,7 +30,7 @@ _SIZES = (1, 2, 4, 8)
 
 def entries() -> Iterator[tuple[str, str]]:
     """Yields the name and the text of every file: one where a model fits on one to eight of a GPU."""
-    workload = _read(WorkloadSpec, "workload", WORKLOAD)
+    workload = _read(Workload, "workload", WORKLOAD)
     for path in sorted((ENGINES / "models").glob("*.json")):
         shape = read_shape(path)
         for board in GPUS:
@@ -40,7 +41,7 @@ def entries() -> Iterator[tuple[str, str]]:
                     yield f"{path.stem}_{board}_{precision}.yaml", _text(path, board, shape, gpu, plan, workload)
 
 
-def _smallest(shape: ModelShape, gpu: GpuSpec, precision: PlannedPrecision, workload: WorkloadSpec) -> PlanSpec | None:
+def _smallest(shape: ModelShape, gpu: GpuSpec, precision: PlannedPrecision, workload: Workload) -> PlanSpec | None:
     """The plan on the fewest GPUs that it fits; none of them without a head of its own."""
     for size in _SIZES:
         plan = PlanSpec(precision=precision, tp_size=size)
@@ -49,7 +50,7 @@ def _smallest(shape: ModelShape, gpu: GpuSpec, precision: PlannedPrecision, work
     return None
 
 
-def _text(path: Path, board: str, shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: WorkloadSpec) -> str:
+def _text(path: Path, board: str, shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: Workload) -> str:
     own = next(item for item in planned_options(shape, gpu, plan, workload) if item.precision == plan.precision)
     limits = recommended([own], plan, workload) or {}
     found, speed = own.memory, own.estimate
@@ -82,7 +83,10 @@ def _text(path: Path, board: str, shape: ModelShape, gpu: GpuSpec, plan: PlanSpe
 
 
 def _read(kind: type[Any], group: str, name: str) -> Any:
-    return parse(kind, yaml.safe_load((app.CONF / group / f"{name}.yaml").read_text()), where=f"{group}={name}")
+    values = yaml.safe_load((app.CONF / group / f"{name}.yaml").read_text())
+    # Hydra's, which takes the fields that a preset leaves out from the schema, as `parse` does.
+    values.pop("defaults", None)
+    return parse(kind, values, where=f"{group}={name}")
 
 
 def main() -> int:

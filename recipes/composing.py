@@ -16,9 +16,13 @@ from pydantic import BaseModel, TypeAdapter
 from recipes.config import RecipeConfig
 from throughline.contracts.config import parse
 from throughline.contracts.errors import ConfigError, InternalError
+from throughline.contracts.price import PriceSpec
+from throughline.contracts.slo import SloSpec
 from throughline.contracts.text import did_you_mean
+from throughline.contracts.workload import Workload
 
 CONF = Path(__file__).parent / "conf"
+OPTIONAL_GROUPS: dict[str, type[BaseModel]] = {"workload": Workload, "slo": SloSpec, "price": PriceSpec}
 C = TypeVar("C", bound=RecipeConfig)
 
 
@@ -110,7 +114,11 @@ def register_defaults(name: str, schema: type[BaseModel]) -> None:
     """Offers the schema's defaults as the preset `schema: <name>`, so that every field can be overridden."""
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(group="schema", name=name, node=defaults_of(schema), package="_global_")
+    store = ConfigStore.instance()
+    store.store(group="schema", name=name, node=defaults_of(schema), package="_global_")
+    # Of a group that a recipe may go without, the preset brings the schema.
+    for group, spec in OPTIONAL_GROUPS.items():
+        store.store(group=group, name="schema", node=defaults_of(spec))
 
 
 def defaults_of(schema: type[BaseModel]) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from recipes.plan_score import score_table, scores
 from recipes.training_plan import plan_training, training_plot, training_tables
 from throughline.contracts.config import StrictModel
 from throughline.contracts.errors import ConfigError, EngineError
-from throughline.contracts.planning import GpuSpec, PlanSpec, TrainingPlanSpec, WorkloadSpec
+from throughline.contracts.planning import GpuSpec, PlanSpec, TrainingPlanSpec
 from throughline.contracts.report import Column, Plot, Report, Section, Series, Table
+from throughline.contracts.workload import Workload
 from throughline.planning.advise import Option, changes, first_limit, fits, options, recommended
 from throughline.planning.memory import Memory, kv_dtype, memory, sequences
 from throughline.planning.shape import read_shape
@@ -34,7 +35,7 @@ class Config(app.RecipeConfig):
 
     config: Path | None = None
     gpu: GpuSpec
-    workload: WorkloadSpec
+    workload: Workload
     job: Literal["serve", "train", "score"] = "serve"
     plan: PlanSpec = PlanSpec()
     training: TrainingPlanSpec = TrainingPlanSpec()

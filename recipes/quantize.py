@@ -26,9 +26,9 @@ from recipes.sources import Source, find_source, held_out
 from throughline.artifacts import Artifact, ArtifactStore, code_version
 from throughline.checkpoints import read_json
 from throughline.contracts.evaluation import GATED_SET, OTHER, Comparison, Evaluation, SuiteSpec
-from throughline.contracts.planning import WorkloadSpec
 from throughline.contracts.quantization import NOT_SCORED, REPORT_FILE, QuantReport, QuantSpec
 from throughline.contracts.report import Column, Table
+from throughline.contracts.workload import Workload
 from throughline.engines.tensorrt.check import served_precision
 
 SHORT_OF_GPU = "stop what else runs on it, set quantize.score_records=0, or quantise with device=cpu"
@@ -40,7 +40,7 @@ class Config(app.RecipeConfig):
 
     model: app.ModelSpec
     quantize: QuantSpec = QuantSpec()
-    workload: WorkloadSpec | None = None
+    workload: Workload | None = None
     calib_sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
     suite: SuiteSpec
     questions: int = Field(default=0, ge=0)

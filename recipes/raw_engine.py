@@ -1,13 +1,15 @@
-"""An engine alone in a process, for benchmarks: a closed loop over it, one cell a line of standard input.
+"""An engine alone in a process, for benchmarks: one load a line of standard input.
 
-python -m recipes.raw_engine artifacts/engine/<digest>
+python -m recipes.raw_engine artifacts/engine/<digest> '{"max_num_tokens": 256}'
 
-A line is a JSON object with `requests`, `concurrency` and `ignore_eos`; the answer is the list of its request records.
-`null` is answered with the seconds that loading took.
+The second argument overrides settings that an engine takes when it is loaded. A line is a JSON object with the fields
+of `contracts.benchmark.Load`; the answer has `began`, `records` and, where the line has `"timed": true`, `steps`.
+`null` is answered with the seconds that loading took and the engine's settings, or with `error` if it cannot be loaded.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import asdict
@@ -16,27 +18,37 @@ from typing import Any
 
 from throughline import engines
 from throughline.benchmarking.child import Answers
-from throughline.benchmarking.closed_loop import ClosedLoop
-from throughline.contracts.benchmark import BenchRequest
+from throughline.benchmarking.engine_loop import EngineLoop
+from throughline.contracts.benchmark import Load
+from throughline.contracts.errors import UserError
 
 
-def main(engine_dir: Path) -> None:
-    """Serves cells until standard input ends."""
+def main(engine_dir: Path, overrides: dict[str, Any]) -> None:
+    """Serves loads until standard input ends."""
     answers = Answers()
     started = time.perf_counter()
-    runtime = engines.load(engine_dir)
-    load_seconds = time.perf_counter() - started
-    loop = ClosedLoop(runtime)
+    try:
+        runtime = engines.load(engine_dir, **overrides)
+    except UserError as problem:
+        text = str(problem)
+        answers.serve(lambda message: {"error": text})
+        return
+    loaded = {"load_seconds": time.perf_counter() - started, "spec": runtime.spec.model_dump(mode="json")}
 
-    def answer(cell: dict[str, Any] | None) -> float | list[dict[str, Any]]:
-        if cell is None:
-            return load_seconds
-        requests = [BenchRequest(**item) for item in cell["requests"]]
-        return [asdict(item) for item in loop.run(requests, cell["concurrency"], ignore_eos=cell["ignore_eos"])]
+    def answer(message: dict[str, Any] | None) -> dict[str, Any]:
+        if message is None:
+            return loaded
+        loop = EngineLoop(runtime, timed=bool(message.pop("timed", False)))
+        began, records = loop.run(Load.from_plain(message))
+        return {
+            "began": began,
+            "records": [asdict(record) for record in records],
+            "steps": [asdict(step) for step in loop.steps],
+        }
 
     answers.serve(answer)
     runtime.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]) if len(sys.argv) > 2 else {})

@@ -31,6 +31,7 @@ FILL_INS = {
     "migrate": ["repository=/models/old", "checkpoint=/models/example", "out=/models/new"],
     "model=gguf": ["model.path=/models/example.gguf"],
     "model=hf": ["model.path=/models/example"],
+    "workload=trace": ["workload.trace=/data/example.csv"],
     "data=files": ["data.source=/data/example.jsonl"],
 }
 

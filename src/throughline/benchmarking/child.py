@@ -72,7 +72,7 @@ class Child:
         """Sends one message and returns the answer; both are plain JSON types.
 
         Raises:
-            EngineError: If the child ends first or gives no answer in time.
+            EngineError: If the child ends first, gives no answer in time, or answers with nothing but an `error`.
         """
         process = self._running()
         if process.stdin is None:
@@ -82,7 +82,10 @@ class Child:
             process.stdin.flush()
         except BrokenPipeError:
             raise self._ended(process) from None
-        return json.loads(self._line(process, time.monotonic() + timeout_seconds, timeout_seconds))
+        answer = json.loads(self._line(process, time.monotonic() + timeout_seconds, timeout_seconds))
+        if isinstance(answer, dict) and set(answer) == {"error"}:
+            raise EngineError(answer["error"])
+        return answer
 
     def _line(self, process: subprocess.Popen[bytes], deadline: float, timeout_seconds: float) -> bytes:
         if process.stdout is None:

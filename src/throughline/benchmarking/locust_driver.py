@@ -1,6 +1,8 @@
-"""Locust in a process of its own: reads one cell a line from stdin, writes its records as one line.
+"""Locust in a process of its own: reads one load a line from stdin, writes its records as one line.
 
-Run by `throughline.benchmarking.targets.LocustTarget`. Locust must be the first import that opens sockets.
+Run by `throughline.benchmarking.targets.LocustTarget`. Locust must be the first import that opens sockets. An open
+loop has one greenlet for each session, which leaves when its session is due, however many have not come back;
+latencies count from then, so that a slow server or a slow client hides no waiting (Tene's coordinated omission).
 """
 
 from __future__ import annotations
@@ -9,158 +11,225 @@ from locust import User, task
 from locust.env import Environment
 from locust.exception import StopUser
 
-import json  # isort: skip  Locust patches the standard library first
-import time  # isort: skip
+import time  # isort: skip  Locust patches the standard library first
+from collections import deque  # isort: skip
 from typing import Any  # isort: skip
 
+import gevent  # isort: skip
+import orjson  # isort: skip
 from geventhttpclient import HTTPClient  # isort: skip
 from geventhttpclient.url import URL  # isort: skip
 
 from throughline.benchmarking.child import Answers  # isort: skip
+from throughline.benchmarking.events import EventReader, refusal  # isort: skip
+
+_SPAWN_RATE = 10_000
+_PATH = "/v1/chat/completions"
 
 
-class CellEnvironment(Environment):
-    """Locust's environment with the requests of one cell and what came of them."""
+class LoadEnvironment(Environment):
+    """Locust's environment with a load, and what came of it; see `contracts.benchmark.Load` for its fields."""
 
-    def __init__(self, cell: dict[str, Any]) -> None:
-        super().__init__(user_classes=[StreamingUser], host=cell["url"])
-        self.cell = cell
-        self.waiting: list[dict[str, Any]] = list(reversed(cell["requests"]))
+    def __init__(self, message: dict[str, Any]) -> None:
+        self.load: dict[str, Any] = message["load"]
+        self.settings = message
+        users = ClosedLoopUser if self.load["due"] is None else OpenLoopUser
+        super().__init__(user_classes=[users], host=message["url"])
         self.records: list[dict[str, Any]] = []
+        self.untaken = deque(range(len(self.load["sessions"])))
+        self.running = self.load["users"] if self.load["due"] is None else 1
+        self.idle: list[HTTPClient] = []
+        self.began = 0.0
+        self.end = float("inf")
+
+    def begin(self) -> None:
+        """Starts the load's clock."""
+        self.began = time.perf_counter()
+        if self.load["seconds"] is not None:
+            self.end = self.began + self.load["seconds"]
+
+    def connection(self) -> HTTPClient:
+        """A keep-alive connection that nobody uses."""
+        if self.idle:
+            return self.idle.pop()
+        seconds = self.load["timeout_seconds"]
+        url = URL(self.settings["url"])
+        return HTTPClient.from_url(url, concurrency=1, connection_timeout=seconds, network_timeout=seconds)
+
+    def close(self) -> None:
+        """Closes connections."""
+        for client in self.idle:
+            client.close()
+
+    def session(self, number: int, due: float | None) -> None:
+        """Sends a session's turns, one after another."""
+        for turn, request in enumerate(self.load["sessions"][number]):
+            record = _send(self, request, due)
+            record |= {"session": number, "turn": turn}
+            self.records.append(record)
+            self.events.request.fire(  # type: ignore[no-untyped-call]
+                request_type="CHAT",
+                name=record["scenario"],
+                response_time=(record["end"] - (record["start"] if due is None else due)) * 1000,
+                response_length=record["completion_tokens"],
+                exception=None if record["ok"] else RuntimeError(record["error"]),
+                context={},
+            )
+            if turn + 1 == len(self.load["sessions"][number]):
+                return
+            due = self.think()
+            if time.perf_counter() >= self.end:
+                return
+
+    def think(self) -> float | None:
+        """Waits as long as a reader does; returns when that was over, None if there is nothing to wait for."""
+        seconds = self.load["think_seconds"]
+        if not seconds:
+            return None
+        due = time.perf_counter() + seconds
+        gevent.sleep(seconds)
+        return due
 
 
-class StreamingUser(User):
-    """Sends chat completions with `stream=true`, one after another, and records when tokens came."""
-
+class _LoadUser(User):
+    abstract = True
     wait_time = staticmethod(lambda: 0)
-    environment: CellEnvironment
-
-    def on_start(self) -> None:
-        """Opens this user's keep-alive connection."""
-        cell = self.environment.cell
-        self.client = HTTPClient.from_url(
-            URL(cell["url"]),
-            concurrency=1,
-            connection_timeout=cell["timeout_seconds"],
-            network_timeout=cell["timeout_seconds"],
-        )
+    environment: LoadEnvironment
 
     def on_stop(self) -> None:
-        """Closes the connection."""
-        self.client.close()
+        """Says that this user is done."""
+        self.environment.running -= 1
+
+
+class ClosedLoopUser(_LoadUser):
+    """Takes one session after another until none is left or the time is over."""
 
     @task
-    def chat(self) -> None:
-        """Takes the next request of the cell, or ends this user when none is left."""
-        waiting = self.environment.waiting
-        if not waiting:
+    def next_session(self) -> None:
+        """One session, and the time that its reader thinks."""
+        environment = self.environment
+        if not environment.untaken or time.perf_counter() >= environment.end:
             raise StopUser
-        record = self._one(waiting.pop())
-        self.environment.records.append(record)
-        self.environment.events.request.fire(  # type: ignore[no-untyped-call]
-            request_type="CHAT",
-            name=record["scenario"],
-            response_time=(record["end"] - record["start"]) * 1000,
-            response_length=record["completion_tokens"],
-            exception=None if record["ok"] else RuntimeError(record["error"]),
-            context={},
-        )
+        environment.session(environment.untaken.popleft(), None)
+        if environment.untaken:
+            environment.think()
 
-    def _one(self, request: dict[str, Any]) -> dict[str, Any]:
-        cell = self.environment.cell
-        body: dict[str, Any] = {
-            "model": cell["model"],
-            "messages": request["messages"],
-            "max_tokens": request["max_tokens"],
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        if request["tools"]:
-            body["tools"] = request["tools"]
-        if cell["ignore_eos"]:
-            body["ignore_eos"] = True
-        headers = {"content-type": "application/json", "accept": "text/event-stream"}
-        if cell["api_key"]:
-            headers["authorization"] = f"Bearer {cell['api_key']}"
-        payload = json.dumps(body).encode()
-        start = time.perf_counter()
-        seen = _Stream()
-        error = ""
-        try:
-            response = self.client.post("/v1/chat/completions", payload, headers)
+
+class OpenLoopUser(_LoadUser):
+    """Lets every session leave when it is due."""
+
+    @task
+    def all_sessions(self) -> None:
+        """All of the load."""
+        environment = self.environment
+        gone = []
+        for number, due in enumerate(environment.load["due"]):
+            at = environment.began + due
+            wait = at - time.perf_counter()
+            if wait > 0:
+                gevent.sleep(wait)
+            gone.append(gevent.spawn(environment.session, number, at))
+        gevent.joinall(gone)
+        raise StopUser
+
+
+def _send(environment: LoadEnvironment, request: dict[str, Any], due: float | None) -> dict[str, Any]:
+    payload, headers = _payload(environment, request)
+    seen = EventReader()
+    error = kind = ""
+    left = False
+    client = environment.connection()
+    keep = False
+    start = time.perf_counter()
+    try:
+        with gevent.Timeout(environment.load["timeout_seconds"]):
+            response = client.post(_PATH, payload, headers)
             if response.status_code != 200:
-                error = f"HTTP {response.status_code}: {bytes(response.read())[:200]!r}"
+                error, kind = refusal(response.status_code, bytes(response.read()))
+                keep = True
             else:
                 # `read` would wait for a full buffer, and first tokens would look as late as last ones.
                 while event := response.readline(b"\n\n"):
                     seen.feed(bytes(event))
+                    if request["cancel_after"] and seen.messages >= request["cancel_after"]:
+                        left = True
+                        break
                     if seen.done:
                         response.read()
+                        keep = True
                         break
-                error = seen.error if seen.done else "stream ended without [DONE]"
-        except Exception as problem:
-            # Whatever it is, the request has failed, and a user that died of it would leave the cell waiting for ever.
-            error = f"{type(problem).__name__}: {problem}"
-        end = seen.last or time.perf_counter()
-        return {
-            "scenario": request["scenario"],
-            "start": start,
-            "first_token": seen.first or end,
-            "end": end,
-            "prompt_tokens": seen.prompt_tokens,
-            "completion_tokens": seen.completion_tokens,
-            "ok": not error,
-            "error": error,
-        }
+                if seen.error:
+                    error, kind = seen.error, seen.error_type
+                elif not (seen.done or left):
+                    error, kind = "stream ended without [DONE]", "incomplete"
+    except gevent.Timeout:
+        error, kind = f"no end within {environment.load['timeout_seconds']:g} s", "timeout"
+    except Exception as problem:
+        # Whatever it is, the request has failed, and a user that died of it would leave the load waiting for ever.
+        error, kind = f"{type(problem).__name__}: {problem}", type(problem).__name__
+    if keep:
+        environment.idle.append(client)
+    else:
+        client.close()
+    end = seen.last or time.perf_counter()
+    return {
+        "scenario": request["scenario"],
+        "start": start,
+        "first_token": seen.first or end,
+        "end": end,
+        "prompt_tokens": seen.prompt_tokens,
+        "completion_tokens": seen.messages if left else seen.completion_tokens,
+        "ok": not error,
+        "error": error,
+        "error_type": kind,
+        "due": due,
+        "gaps": seen.gaps,
+        "tenant": request["tenant"],
+        "cancelled": left,
+    }
 
 
-class _Stream:
-    """Reads server-sent events; keeps the times of the first and last one with text."""
-
-    def __init__(self) -> None:
-        self.rest = b""
-        self.first = 0.0
-        self.last = 0.0
-        self.done = False
-        self.error = ""
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
-
-    def feed(self, chunk: bytes) -> None:
-        now = time.perf_counter()
-        *events, self.rest = (self.rest + chunk).split(b"\n\n")
-        for event in events:
-            if not event.startswith(b"data: "):
-                continue
-            if event == b"data: [DONE]":
-                self.done = True
-                continue
-            data = json.loads(event[6:])
-            if "error" in data:
-                self.error = str(data["error"].get("message"))
-            usage = data.get("usage")
-            if usage:
-                self.prompt_tokens = usage["prompt_tokens"]
-                self.completion_tokens = usage["completion_tokens"]
-            choices = data.get("choices")
-            if choices and (choices[0]["delta"].get("content") or choices[0]["delta"].get("tool_calls")):
-                self.first = self.first or now
-                self.last = now
+def _payload(environment: LoadEnvironment, request: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+    settings = environment.settings
+    body: dict[str, Any] = {
+        "model": settings["model"],
+        "messages": request["messages"],
+        "max_tokens": request["max_tokens"],
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if request["tools"]:
+        body["tools"] = request["tools"]
+    if environment.load["ignore_eos"]:
+        body["ignore_eos"] = True
+    headers = {"content-type": "application/json", "accept": "text/event-stream"}
+    tenant = request["tenant"]
+    key = settings["api_keys"].get(tenant)
+    if key:
+        headers["authorization"] = f"Bearer {key}"
+    if tenant:
+        body["user"] = tenant
+    if request["trace_parent"]:
+        headers["traceparent"] = request["trace_parent"]
+    return orjson.dumps(body), headers
 
 
-def run_cell(cell: dict[str, Any]) -> list[dict[str, Any]]:
-    """Runs one cell to its end and returns its request records."""
-    environment = CellEnvironment(cell)
+def run_load(message: dict[str, Any]) -> dict[str, Any]:
+    """Runs one load to its end and returns when it began and its records."""
+    environment = LoadEnvironment(message)
     runner = environment.create_local_runner()
-    runner.start(cell["concurrency"], spawn_rate=10_000, wait=True)
-    import gevent
-
-    while len(environment.records) < len(cell["requests"]):
+    interface = environment.create_web_ui("127.0.0.1", message["web_port"]) if message["web_port"] else None
+    environment.begin()
+    runner.start(environment.running, spawn_rate=_SPAWN_RATE, wait=True)
+    while environment.running:
         gevent.sleep(0.02)
     runner.quit()
-    return list(environment.records)
+    if interface is not None:
+        interface.stop()
+    environment.close()
+    return {"began": environment.began, "records": environment.records}
 
 
 if __name__ == "__main__":
-    Answers().serve(run_cell)
+    Answers().serve(run_load)

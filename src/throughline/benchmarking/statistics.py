@@ -93,7 +93,7 @@ def summarise(
         tokens_per_second=mean_estimate(rates),
         time_to_first_token=percentiles([record.time_to_first_token for record in done], seed=seed),
         inter_token_latency=percentiles([gap for gap in gaps if gap is not None], seed=seed),
-        e2e_latency=percentiles([record.end - record.start for record in done], seed=seed),
+        e2e_latency=percentiles([record.e2e_latency for record in done], seed=seed),
         requests=len(records),
         failed=len(records) - len(done),
         per_repeat_tokens_per_second=rates,

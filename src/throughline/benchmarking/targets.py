@@ -1,18 +1,20 @@
-"""What a closed loop of users loads: an engine alone, Triton over gRPC, and the gateway through Locust."""
+"""What is loaded: an engine alone, Triton over gRPC, and the gateway through Locust."""
 
 from __future__ import annotations
 
 import asyncio
-import math
+import functools
+import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from types import TracebackType
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType, TracebackType
 from typing import Any, Protocol, Self
 
 from throughline.benchmarking.child import Child
-from throughline.contracts.benchmark import BenchRequest, RequestRecord
+from throughline.benchmarking.engine_loop import StepRecord
+from throughline.contracts.benchmark import BenchRequest, Load, RequestRecord
 from throughline.contracts.errors import InternalError, UserError
 
 # On top of what the requests of a cell may take: start of the child, loading of an engine.
@@ -52,12 +54,36 @@ class Target(Protocol):
         """Sends `requests` with at most `concurrency` in flight and returns one record for each."""
         ...
 
+    def drive(self, load: Load) -> Driven:
+        """Sends a load, and waits until all of it has ended."""
+        ...
+
+
+@dataclass(frozen=True)
+class Driven:
+    """What came of a load: when it began, on the records' clock, and one record for each request that was sent.
+
+    `steps` are the engine's, of a target that sees them.
+    """
+
+    began: float
+    records: list[RequestRecord]
+    steps: list[StepRecord] = field(default_factory=list)
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+        """Reads what a child answers."""
+        records = [RequestRecord(**record) for record in values["records"]]
+        return cls(values["began"], records, [StepRecord(**step) for step in values.get("steps", ())])
+
 
 class _Warm:
     """A target that is warmed once."""
 
     name: str
     _warm = False
+    _ignore_eos: bool
+    _timeout: float
 
     def prepare(self, warm_up: Callable[[], Sequence[BenchRequest]]) -> None:
         """See `Target.prepare`."""
@@ -71,6 +97,11 @@ class _Warm:
 
     def run(self, requests: Sequence[BenchRequest], concurrency: int) -> list[RequestRecord]:
         """See `Target.run`."""
+        load = Load.closed(requests, concurrency, ignore_eos=self._ignore_eos, timeout_seconds=self._timeout)
+        return self.drive(load).records
+
+    def drive(self, load: Load) -> Driven:
+        """See `Target.drive`."""
         raise NotImplementedError
 
 
@@ -83,6 +114,7 @@ class RawTarget(_Warm):
         timeout_seconds: Limit of one request.
         name: Its name in tables.
         resident: Whether the process lives until the `with` block ends, or for one cell.
+        timed: Whether to keep a record of each step of the engine.
     """
 
     below = ""
@@ -95,8 +127,10 @@ class RawTarget(_Warm):
         timeout_seconds: float,
         name: str = "raw",
         resident: bool = True,
+        timed: bool = False,
     ) -> None:
         self.name = name
+        self._timed = timed
         self._command = command
         self._child: Child | None = None
         self._ignore_eos = ignore_eos
@@ -121,8 +155,7 @@ class RawTarget(_Warm):
 
     def prepare(self, warm_up: Callable[[], Sequence[BenchRequest]]) -> None:
         """See `Target.prepare`; loads the engine."""
-        if self._child is None:
-            self._child = Child(self._command[0], self._command[1:]).__enter__()
+        self._start()
         super().prepare(warm_up)
 
     def release(self) -> None:
@@ -130,15 +163,31 @@ class RawTarget(_Warm):
         if not self._resident:
             self.__exit__(None, None, None)
 
-    def run(self, requests: Sequence[BenchRequest], concurrency: int) -> list[RequestRecord]:
-        """See `Target.run`; the first token's time is when the engine's step returned it.
+    def drive(self, load: Load) -> Driven:
+        """See `Target.drive`; the first token's time is when the engine's step returned it.
 
         Raises:
-            EngineError: If the child ended or took too long.
+            EngineError: If the engine cannot be loaded, or the child ended or took too long.
         """
-        cell = {"requests": _plain(requests), "concurrency": concurrency, "ignore_eos": self._ignore_eos}
-        limit = _cell_seconds(requests, concurrency, self._timeout)
-        return [RequestRecord(**record) for record in self._started().ask(cell, timeout_seconds=limit)]
+        return Driven.from_plain(self._ask({**asdict(load), "timed": self._timed}, load.limit_seconds))
+
+    def settings(self) -> dict[str, Any]:
+        """Loads the engine, and returns its settings.
+
+        Raises:
+            EngineError: As `drive`.
+        """
+        self._start()
+        found: dict[str, Any] = self._ask(None, 0.0)["spec"]
+        return found
+
+    def _ask(self, message: Any, seconds: float) -> dict[str, Any]:
+        answer: dict[str, Any] = self._started().ask(message, timeout_seconds=seconds + _SPARE_SECONDS)
+        return answer
+
+    def _start(self) -> None:
+        if self._child is None:
+            self._child = Child(self._command[0], self._command[1:]).__enter__()
 
     def _started(self) -> Child:
         if self._child is None:
@@ -172,56 +221,66 @@ class TritonTarget(_Warm):
         """See `Target.processes`; this process asks."""
         return Processes((self._server_pid,), (os.getpid(),))
 
-    def run(self, requests: Sequence[BenchRequest], concurrency: int) -> list[RequestRecord]:
-        """See `Target.run`; the first token's time is when its message was read."""
-        return asyncio.run(self._run(requests, concurrency))
+    def drive(self, load: Load) -> Driven:
+        """See `Target.drive`; the first token's time is when its message was read."""
+        return asyncio.run(self._drive(load))
 
-    async def _run(self, requests: Sequence[BenchRequest], concurrency: int) -> list[RequestRecord]:
+    async def _drive(self, load: Load) -> Driven:
         from tritonclient.grpc import aio
 
-        waiting = list(reversed(requests))
-        records: list[RequestRecord] = []
+        from throughline.benchmarking.async_loop import run
+
         async with aio.InferenceServerClient(self._url) as client:
+            return Driven(*await run(load, functools.partial(self._one, client)))
 
-            async def user() -> None:
-                while waiting:
-                    records.append(await self._one(client, waiting.pop()))
-
-            await asyncio.gather(*(user() for _ in range(concurrency)))
-        return records
-
-    async def _one(self, client: Any, request: BenchRequest) -> RequestRecord:
+    async def _one(self, client: Any, request: BenchRequest, due: float | None, load: Load) -> RequestRecord:
         start = time.perf_counter()
-        first = 0.0
-        prompt_tokens = completion_tokens = 0
-        error = ""
-        inputs = self._inputs(request)
+        seen: list[float] = []
+        last: Any = None
+        error = kind = ""
+        left = False
+        inputs = self._inputs(request, load.ignore_eos)
 
         async def once() -> Any:
             yield {"model_name": self._model, "inputs": inputs, "enable_empty_final_response": True}
 
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(load.timeout_seconds):
                 stream = client.stream_infer(once())
                 async for result, problem in stream:
                     if problem is not None:
-                        error = str(problem)
+                        error, kind = str(problem), str(problem.status() or type(problem).__name__)
                         break
-                    first = first or time.perf_counter()
-                    counted = result.as_numpy("completion_tokens")
-                    if counted is not None:
-                        completion_tokens = int(counted[0])
-                        prompt_tokens = int(result.as_numpy("prompt_tokens")[0])
+                    if result.as_numpy("completion_tokens") is not None:
+                        seen.append(time.perf_counter())
+                        last = result
                     if result.get_response().parameters["triton_final_response"].bool_param:
                         break
+                    if request.cancel_after and len(seen) >= request.cancel_after:
+                        left = True
+                        stream.cancel()
+                        break
         except TimeoutError:
-            error = f"no end within {self._timeout} s"
-        end = time.perf_counter()
+            error, kind = f"no end within {load.timeout_seconds:g} s", "timeout"
+        end = seen[-1] if seen and not error else time.perf_counter()
         return RequestRecord(
-            request.scenario, start, first or end, end, prompt_tokens, completion_tokens, ok=not error, error=error
+            request.scenario,
+            start,
+            seen[0] if seen else end,
+            end,
+            _integer(last, "prompt_tokens"),
+            _integer(last, "completion_tokens"),
+            ok=not error,
+            error=error,
+            error_type=kind,
+            due=due,
+            gaps=[b - a for a, b in itertools.pairwise(seen)],
+            tenant=request.tenant,
+            cancelled=left,
+            phases={} if error or left else _phases(last, start if due is None else due, end),
         )
 
-    def _inputs(self, request: BenchRequest) -> list[Any]:
+    def _inputs(self, request: BenchRequest, ignore_eos: bool) -> list[Any]:
         import numpy as np
         from tritonclient.grpc import InferInput
 
@@ -229,7 +288,8 @@ class TritonTarget(_Warm):
             ("input_ids", "INT32", np.asarray(request.prompt_token_ids, dtype=np.int32)),
             ("max_tokens", "INT32", np.asarray([request.max_tokens], dtype=np.int32)),
             ("stream", "BOOL", np.asarray([True])),
-            ("ignore_eos", "BOOL", np.asarray([self._ignore_eos])),
+            ("ignore_eos", "BOOL", np.asarray([ignore_eos])),
+            ("return_perf_metrics", "BOOL", np.asarray([True])),
         ]
         inputs = []
         for name, kind, value in values:
@@ -250,7 +310,8 @@ class LocustTarget(_Warm):
         server_pids: The gateway's process and that of the server behind it.
         ignore_eos: Whether to generate exactly `max_tokens`.
         timeout_seconds: Limit of one request.
-        api_key: Bearer token, where the gateway asks for one.
+        api_keys: Bearer tokens by tenant, `""` for requests without one; empty where the gateway asks for none.
+        web_port: Where Locust shows its own pages while it runs; None for nowhere.
     """
 
     name = "gateway"
@@ -264,15 +325,11 @@ class LocustTarget(_Warm):
         server_pids: tuple[int, ...] = (),
         ignore_eos: bool,
         timeout_seconds: float,
-        api_key: str | None = None,
+        api_keys: Mapping[str, str] = MappingProxyType({}),
+        web_port: int | None = None,
     ) -> None:
-        self._settings = {
-            "url": url,
-            "model": model,
-            "ignore_eos": ignore_eos,
-            "timeout_seconds": timeout_seconds,
-            "api_key": api_key,
-        }
+        self._settings = {"url": url, "model": model, "api_keys": dict(api_keys), "web_port": web_port}
+        self._ignore_eos = ignore_eos
         self._timeout = timeout_seconds
         self._server_pids = server_pids
         self._child = Child("throughline.benchmarking.locust_driver")
@@ -291,24 +348,30 @@ class LocustTarget(_Warm):
     ) -> None:
         self._child.__exit__(kind, error, traceback)
 
-    def run(self, requests: Sequence[BenchRequest], concurrency: int) -> list[RequestRecord]:
-        """See `Target.run`; the first token's time is when its event was read.
+    def drive(self, load: Load) -> Driven:
+        """See `Target.drive`; the first token's time is when its event was read.
 
         Raises:
             EngineError: If the load generator ended or took too long.
         """
-        cell = {"concurrency": concurrency, "requests": _plain(requests), **self._settings}
-        limit = _cell_seconds(requests, concurrency, self._timeout)
-        return [RequestRecord(**record) for record in self._child.ask(cell, timeout_seconds=limit)]
+        message = {"load": asdict(load), **self._settings}
+        return Driven.from_plain(self._child.ask(message, timeout_seconds=load.limit_seconds + _SPARE_SECONDS))
 
 
-def _plain(requests: Sequence[BenchRequest]) -> list[dict[str, Any]]:
-    return [asdict(item) for item in requests]
+def _integer(response: Any, name: str) -> int:
+    return int(response.as_numpy(name)[0]) if response is not None else 0
 
 
-def _cell_seconds(requests: Sequence[BenchRequest], concurrency: int, timeout_seconds: float) -> float:
-    """Seconds after which a cell hangs: every user's requests at their limit, one after another."""
-    return math.ceil(len(requests) / concurrency) * timeout_seconds + _SPARE_SECONDS
+def _phases(last: Any, begin: float, end: float) -> dict[str, float]:
+    """Seconds of a request's parts by the engine's own times, which are of the monotonic clock as ours."""
+    names = ("first_scheduled", "first_token", "last_token")
+    times = [last.as_numpy(f"{name}_time_ns") for name in names]
+    if any(each is None for each in times):
+        return {}
+    scheduled, first, done = (int(each[0]) / 1e9 for each in times)
+    parts = {"queue": scheduled - begin, "prefill": first - scheduled, "decode": done - first, "network": end - done}
+    # Another machine's clock says nothing about ours.
+    return parts if min(parts.values()) >= 0 else {}
 
 
 def require_success(records: Sequence[RequestRecord], target: str) -> None:

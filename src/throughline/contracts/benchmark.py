@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field
 
@@ -45,6 +47,9 @@ class BenchRequest:
         tools: OpenAI tools, possibly empty.
         prompt_token_ids: The same prompt through the chat template, for targets without one.
         max_tokens: Output length drawn from the workload.
+        tenant: Who sends it; empty where nobody is named.
+        cancel_after: Messages with text after which the client leaves; 0 for one that stays.
+        trace_parent: W3C `traceparent` that it is sent with, empty for none.
     """
 
     scenario: str
@@ -52,13 +57,78 @@ class BenchRequest:
     tools: list[dict[str, Any]]
     prompt_token_ids: tuple[int, ...]
     max_tokens: int
+    tenant: str = ""
+    cancel_after: int = 0
+    trace_parent: str = ""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a target is loaded with; every request of it gets a record.
+
+    Attributes:
+        sessions: Each the turns of one user, the next one sent `think_seconds` after the last answer.
+        due: Seconds from the begin at which each session is due (open loop); None for a closed loop.
+        users: Of a closed loop: each takes the next session when its last one is over.
+        seconds: Of a closed loop: after it no session begins, and no turn.
+        think_seconds: Between an answer and what its reader sends next.
+        ignore_eos: Generate exactly `max_tokens`.
+        timeout_seconds: A request that takes longer has failed.
+    """
+
+    sessions: list[list[BenchRequest]]
+    due: list[float] | None = None
+    users: int = 1
+    seconds: float | None = None
+    think_seconds: float = 0.0
+    ignore_eos: bool = True
+    timeout_seconds: float = 120.0
+
+    @classmethod
+    def closed(cls, requests: Sequence[BenchRequest], users: int, *, ignore_eos: bool, timeout_seconds: float) -> Self:
+        """Every request once, with at most `users` of them in flight."""
+        sessions = [[request] for request in requests]
+        return cls(sessions, users=users, ignore_eos=ignore_eos, timeout_seconds=timeout_seconds)
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+        """Reads what `asdict` and JSON made of one."""
+        sessions = [[BenchRequest(**request) for request in session] for session in values["sessions"]]
+        return cls(**{**values, "sessions": sessions})
+
+    @property
+    def limit_seconds(self) -> float:
+        """Seconds after which it hangs: every session at its limit, one after another where a loop is closed."""
+        turns = max((len(session) for session in self.sessions), default=0)
+        longest = turns * (self.timeout_seconds + self.think_seconds)
+        if self.due is not None:
+            return max(self.due, default=0.0) + longest
+        if self.seconds is not None:
+            return self.seconds + self.timeout_seconds + self.think_seconds
+        return math.ceil(len(self.sessions) / self.users) * longest
 
 
 @dataclass(frozen=True)
 class RequestRecord:
     """What a client saw of one request; times in seconds on one monotonic clock.
 
-    `ok` is False when the request failed; then `error` says how.
+    Attributes:
+        scenario: As the request's.
+        start: When it was sent.
+        first_token: When its first token was read.
+        end: When its last token was read.
+        prompt_tokens: As the server counts.
+        completion_tokens: As the server counts; of a cancelled request the messages with text.
+        ok: False when the request failed.
+        error: How it failed.
+        error_type: The same in a word: the code of OpenAI's error, the HTTP status, or the client's exception.
+        due: When it should have been sent; None where nothing but the last answer decides.
+        gaps: Seconds between its messages with text.
+        tenant: As the request's.
+        cancelled: Whether the client left, as it was asked to.
+        session: Number of its session in the load.
+        turn: Its place there.
+        phases: Seconds by phase, of `contracts.measurement.PHASES`, where a target knows them; else empty.
     """
 
     scenario: str
@@ -69,11 +139,29 @@ class RequestRecord:
     completion_tokens: int
     ok: bool = True
     error: str = ""
+    error_type: str = ""
+    due: float | None = None
+    gaps: Sequence[float] = ()
+    tenant: str = ""
+    cancelled: bool = False
+    session: int = 0
+    turn: int = 0
+    phases: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def begin(self) -> float:
+        """Where latencies count from: when the request was due, so that a late client hides nothing, or was sent."""
+        return self.start if self.due is None else self.due
 
     @property
     def time_to_first_token(self) -> float:
-        """Seconds from sending the request to its first token."""
-        return self.first_token - self.start
+        """Seconds until its first token."""
+        return self.first_token - self.begin
+
+    @property
+    def e2e_latency(self) -> float:
+        """Seconds until its last token."""
+        return self.end - self.begin
 
     @property
     def inter_token_latency(self) -> float | None:

@@ -153,12 +153,14 @@ class Measurement(StrictModel):
         load: Whether the load had its shape.
         started_at: Unix time of the window's begin.
         warm_up_seconds: What was cut off before the steady state.
+        steady: Whether the latencies came to rest; where they did not, as beyond an open loop's capacity, they grow
+            with the run's length, and half of it was cut off.
         seconds: Length of the window.
-        requests: Ended in it, by whatever end.
+        requests: That were due in it, by whatever end; latencies are theirs, rates are of what ended in it.
         errors: Of them, those that failed, by OpenAI error code or `type` of the client's error.
         requests_per_second: Of those that ended well.
         tokens_per_second: Output tokens of those that ended well.
-        goodput: Requests a second that ended well and kept every limit of latency.
+        goodput: Requests a second, of those due in the window, that ended well and kept every limit of latency.
         ttft: Time to the first token.
         itl: Gaps between tokens as they came; tokens of one message have no gap.
         tpot: Mean time of a token after the first, of each request.
@@ -178,6 +180,7 @@ class Measurement(StrictModel):
     load: LoadProof
     started_at: float
     warm_up_seconds: float
+    steady: bool = True
     seconds: float
     requests: int
     errors: dict[str, int] = Field(default_factory=dict)

@@ -1,10 +1,10 @@
-"""What a plan is asked about: a GPU, a workload, the limits of an engine."""
+"""What a plan is asked about: a GPU, and the limits of an engine or a training."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from throughline.contracts.config import StrictModel
 
@@ -38,36 +38,6 @@ class GpuSpec(StrictModel):
     fp4_flops: float = 0.0
     other_bytes: float = 3.5e9
     source: str
-
-
-class WorkloadSpec(StrictModel):
-    """Lengths of requests in tokens, and how many are wanted at a time.
-
-    Attributes:
-        input_tokens: Mean length of a prompt.
-        output_tokens: Mean length of an answer.
-        longest_input_tokens: Longest prompt that must be served.
-        longest_output_tokens: Longest answer.
-        concurrency: Requests in flight that the plan is made for; 0 for as many as fit.
-        lora_adapters: Adapters that stay loaded.
-        lora_rank: Their rank.
-        tasks: Tasks of the requests, by the names that a dataset has for them; empty where it does not matter.
-    """
-
-    input_tokens: int = Field(ge=1)
-    output_tokens: int = Field(ge=1)
-    longest_input_tokens: int = Field(ge=1)
-    longest_output_tokens: int = Field(ge=1)
-    concurrency: int = Field(default=0, ge=0)
-    lora_adapters: int = Field(default=0, ge=0)
-    lora_rank: int = Field(default=16, ge=1)
-    tasks: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _longest_is_longest(self) -> Self:
-        if self.longest_input_tokens < self.input_tokens or self.longest_output_tokens < self.output_tokens:
-            raise ValueError("the longest request is shorter than the mean one")
-        return self
 
 
 class PlanSpec(StrictModel):

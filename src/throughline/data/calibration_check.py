@@ -9,14 +9,14 @@ import orjson
 
 from throughline.contracts.calibration import CalibrationReport, Prompts, TokenCounts
 from throughline.contracts.evaluation import GATED_SET
-from throughline.contracts.planning import WorkloadSpec
+from throughline.contracts.workload import Workload
 from throughline.data.calibration import CalibrationRecord
 
 # A choice seldom has the longest record of all; what comes as near as this stands for it.
 _NEAR = 0.9
 
 
-def prompts_of_workload(workload: WorkloadSpec) -> Prompts:
+def prompts_of_workload(workload: Workload) -> Prompts:
     """Returns the prompts of a workload."""
     return Prompts(
         of="the workload", mean=workload.input_tokens, longest=workload.longest_input_tokens, tasks=workload.tasks

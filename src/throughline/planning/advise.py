@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from throughline.contracts.planning import GpuSpec, PlannedPrecision, PlanSpec, WorkloadSpec
+from throughline.contracts.planning import GpuSpec, PlannedPrecision, PlanSpec
+from throughline.contracts.workload import Workload
 from throughline.planning.memory import Memory, kv_dtype, memory, sequences
 from throughline.planning.roofline import Estimate, estimate, peak
 from throughline.planning.search import Change, cheapest
@@ -42,7 +43,7 @@ def supported(gpu: GpuSpec) -> list[PlannedPrecision]:
     return [name for name, least in LEAST_CAPABILITY.items() if gpu.compute_capability >= least and peak(gpu, name) > 0]
 
 
-def fits(found: Memory, plan: PlanSpec, workload: WorkloadSpec) -> bool:
+def fits(found: Memory, plan: PlanSpec, workload: Workload) -> bool:
     """Returns whether the longest request fits, and the wanted number of mean ones."""
     longest = workload.longest_input_tokens + workload.longest_output_tokens
     mean = math.ceil((workload.input_tokens + workload.output_tokens) / plan.tokens_per_block) * plan.tokens_per_block
@@ -50,7 +51,7 @@ def fits(found: Memory, plan: PlanSpec, workload: WorkloadSpec) -> bool:
     return found.free >= 0 and found.kv_capacity >= wanted and workload.concurrency <= plan.max_batch_size
 
 
-def options(shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: WorkloadSpec) -> list[Option]:
+def options(shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: Workload) -> list[Option]:
     """Returns every precision that the GPU has, the one planned first."""
     names = sorted(supported(gpu), key=lambda name: name != plan.precision)
     found = []
@@ -62,7 +63,7 @@ def options(shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: WorkloadS
     return found
 
 
-def first_limit(found: Memory, plan: PlanSpec, workload: WorkloadSpec, positions: int) -> str:
+def first_limit(found: Memory, plan: PlanSpec, workload: Workload, positions: int) -> str:
     """Returns what gives out first as requests or their context grow, in words."""
     fit = sequences(found, plan, workload)
     longest = workload.longest_input_tokens + workload.longest_output_tokens
@@ -77,7 +78,7 @@ def first_limit(found: Memory, plan: PlanSpec, workload: WorkloadSpec, positions
     return f"the KV cache, at {fit:,} requests of {mean:,} tokens, or {fit // 2:,} of twice as many"
 
 
-def recommended(found: list[Option], plan: PlanSpec, workload: WorkloadSpec) -> dict[str, Any] | None:
+def recommended(found: list[Option], plan: PlanSpec, workload: Workload) -> dict[str, Any] | None:
     """Returns limits and the fastest precision of those that fit, None if none does."""
     able = [option for option in found if option.estimate is not None]
     if not able:
@@ -95,7 +96,7 @@ def recommended(found: list[Option], plan: PlanSpec, workload: WorkloadSpec) -> 
     }
 
 
-def changes(shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: WorkloadSpec, count: int = 3) -> list[Change]:
+def changes(shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: Workload, count: int = 3) -> list[Change]:
     """Returns the cheapest changes that make a plan fit: fewer of them first, then in the order of what they cost."""
 
     def fit(settings: Mapping[str, Any]) -> bool:
@@ -105,7 +106,7 @@ def changes(shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: WorkloadS
     return cheapest(list(_single(gpu, plan, workload)), fit, count)
 
 
-def _single(gpu: GpuSpec, plan: PlanSpec, workload: WorkloadSpec) -> Iterator[Change]:
+def _single(gpu: GpuSpec, plan: PlanSpec, workload: Workload) -> Iterator[Change]:
     if plan.max_num_tokens > _LEAST_TOKENS:
         yield Change({"max_num_tokens": _LEAST_TOKENS}, "prompts are read in more chunks")
     least = max(8, workload.concurrency)

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from throughline.contracts.planning import GpuSpec, PlanSpec, WorkloadSpec
+from throughline.contracts.planning import GpuSpec, PlanSpec
+from throughline.contracts.workload import Workload
 from throughline.planning.shape import ModelShape
 
 
@@ -100,7 +101,7 @@ def activation_bytes(shape: ModelShape, plan: PlanSpec) -> float:
     return plan.max_num_tokens * _HALF * (2 * shape.hidden + max(attention, mlp))
 
 
-def lora_bytes(shape: ModelShape, plan: PlanSpec, workload: WorkloadSpec) -> float:
+def lora_bytes(shape: ModelShape, plan: PlanSpec, workload: Workload) -> float:
     """Returns the bytes of the adapters: A and B of every projection in 16 bits."""
     inputs = shape.hidden * 3 + shape.heads * shape.head_dim + shape.hidden * 2 + shape.intermediate
     outputs = shape.head_dim * (shape.heads + 2 * shape.kv_heads) + shape.hidden + 2 * shape.intermediate + shape.hidden
@@ -108,7 +109,7 @@ def lora_bytes(shape: ModelShape, plan: PlanSpec, workload: WorkloadSpec) -> flo
     return workload.lora_adapters * per_adapter / (plan.tp_size * plan.pp_size)
 
 
-def memory(shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: WorkloadSpec) -> Memory:
+def memory(shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: Workload) -> Memory:
     """Returns every term; what is left goes to the KV cache by `free_gpu_memory_fraction`."""
     weights, activations = weight_bytes(shape, plan), activation_bytes(shape, plan)
     logits = 2 * plan.max_batch_size * shape.vocab * 4.0
@@ -130,7 +131,7 @@ def memory(shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: WorkloadSp
     )
 
 
-def sequences(found: Memory, plan: PlanSpec, workload: WorkloadSpec) -> int:
+def sequences(found: Memory, plan: PlanSpec, workload: Workload) -> int:
     """Returns how many mean requests are in flight at a time without one having to be put back."""
     blocks = math.ceil((workload.input_tokens + workload.output_tokens) / plan.tokens_per_block)
     return min(plan.max_batch_size, found.kv_capacity // (blocks * plan.tokens_per_block))

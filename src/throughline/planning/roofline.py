@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from throughline.contracts.planning import GpuSpec, PlanSpec, WorkloadSpec
+from throughline.contracts.planning import GpuSpec, PlanSpec
+from throughline.contracts.workload import Workload
 from throughline.planning.memory import Memory, sequences
 from throughline.planning.shape import ModelShape
 
@@ -53,7 +54,7 @@ def peak(gpu: GpuSpec, precision: str) -> float:
 
 
 def estimate(
-    shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: WorkloadSpec, found: Memory, concurrency: int = 0
+    shape: ModelShape, gpu: GpuSpec, plan: PlanSpec, workload: Workload, found: Memory, concurrency: int = 0
 ) -> Estimate | None:
     """Returns the estimate at a concurrency, 0 for as many requests as fit; None if none does or none can run."""
     most = sequences(found, plan, workload)

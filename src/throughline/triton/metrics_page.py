@@ -36,6 +36,18 @@ def iterations(page: str, model: str) -> float | None:
     return sum(found) if found else None
 
 
+def engine_gauges(page: str, model: str) -> dict[str, float]:
+    """Returns a model's steps so far, its sequences in a step, waiting requests, and share of the KV cache in use."""
+    own = f'model="{model}"'
+    found = {
+        "steps": _values(page, "nv_trt_llm_general_metrics", 'general_type="iteration_counter"', own),
+        "scheduled": _values(page, "nv_trt_llm_request_metrics", 'request_type="scheduled"', own),
+        "waiting": _values(page, "nv_trt_llm_request_metrics", 'request_type="waiting"', own),
+        "kv_cache_usage": _values(page, "nv_trt_llm_kv_cache_block_metrics", 'kv_cache_block_type="fraction"', own),
+    }
+    return {name: sum(values) for name, values in found.items() if values}
+
+
 def _values(page: str, family: str, *labels: str) -> list[float]:
     samples = (sample for sample in _SAMPLE.finditer(page) if sample["family"] == family)
     return [

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from throughline.contracts.calibration import CalibrationReport, Prompts, TokenCounts
 from throughline.contracts.errors import DataError
-from throughline.contracts.planning import WorkloadSpec
+from throughline.contracts.workload import Workload
 from throughline.data import (
     Calibration,
     CalibrationRecord,
@@ -266,5 +266,5 @@ def test_whose_prompts_they_have_to_stand_for(dataset: Path) -> None:
     (dataset / "acceptance.jsonl").unlink()
     assert prompts_of_dataset(dataset) is None
     lengths = {"input_tokens": 3, "longest_input_tokens": 9, "output_tokens": 1, "longest_output_tokens": 1}
-    workload = WorkloadSpec(**lengths, tasks=("chat",))
+    workload = Workload(**lengths, tasks=("chat",))
     assert prompts_of_workload(workload) == Prompts(of="the workload", mean=3, longest=9, tasks=("chat",))

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from recipes import app, plan
 from throughline.contracts.config import parse
 from throughline.contracts.errors import CheckpointError, ConfigError, EngineError
-from throughline.contracts.planning import GpuSpec, PlanSpec, WorkloadSpec
+from throughline.contracts.planning import GpuSpec, PlanSpec
+from throughline.contracts.workload import Workload
 from throughline.planning.advise import changes, first_limit, fits, options, supported
 from throughline.planning.memory import kv_bytes_per_token, memory, sequences, weight_bytes
 from throughline.planning.roofline import estimate
@@ -79,9 +80,9 @@ def gpu(name: str) -> GpuSpec:
     return parse(GpuSpec, yaml.safe_load((app.CONF / "gpu" / f"{name}.yaml").read_text()), where=name)
 
 
-def load(inputs: int, outputs: int, **more: Any) -> WorkloadSpec:
+def load(inputs: int, outputs: int, **more: Any) -> Workload:
     values = {"input_tokens": inputs, "output_tokens": outputs}
-    return WorkloadSpec(**values, longest_input_tokens=inputs, longest_output_tokens=outputs, **more)
+    return Workload(**values, longest_input_tokens=inputs, longest_output_tokens=outputs, **more)
 
 
 @pytest.mark.parametrize(("config", "count"), COUNTS)

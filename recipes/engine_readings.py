@@ -1,0 +1,77 @@
+"""What an engine did in a window: from the records of its steps, or from the gauges of the server around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from throughline.contracts.engine import EngineInfo
+from throughline.contracts.measurement import EngineReadings
+
+if TYPE_CHECKING:
+    from throughline.benchmarking.machine import Sampler
+    from throughline.benchmarking.summary import Window
+    from throughline.benchmarking.targets import Driven
+
+_KV_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "u8": 1.0, "fp8": 1.0, "u4": 0.5, "nvfp4": 0.5}
+
+
+def step_readings(driven: Driven, window: Window) -> EngineReadings:
+    """Returns the readings of an engine whose every step was seen."""
+    from throughline.benchmarking.blocks import block_length, latencies
+
+    steps = [step for step in driven.steps if window.begin <= step.ended <= window.end]
+    busy = sum(step.seconds for step in steps)
+    lengths = [step.seconds for step in steps]
+    started = [record for record in driven.records if window.begin <= record.begin <= window.end]
+    return EngineReadings(
+        steps=len(steps),
+        step_seconds=latencies([[each] for each in lengths], length=block_length(lengths)),
+        scheduled=mean([step.scheduled for step in steps]),
+        waiting=mean([step.waiting for step in steps]),
+        kv_cache_usage=mean([step.kv_cache_usage for step in steps]),
+        kv_cache_usage_max=max((step.kv_cache_usage for step in steps), default=None),
+        prompt_tokens=sum(record.prompt_tokens for record in started),
+        decoding_share=sum(step.seconds for step in steps if not step.has_prompts) / busy if busy else None,
+    )
+
+
+def gauge_readings(sampler: Sampler, window: Window) -> EngineReadings:
+    """Returns the readings of an engine behind a server, from its gauges."""
+    found = {
+        name: sampler.gauge(name, window.begin, window.end)
+        for name in ("steps", "scheduled", "waiting", "kv_cache_usage")
+    }
+    steps = found["steps"]
+    return EngineReadings(
+        steps=round(steps[-1] - steps[0]) if len(steps) > 1 else None,
+        scheduled=mean(found["scheduled"]),
+        waiting=mean(found["waiting"]),
+        kv_cache_usage=mean(found["kv_cache_usage"]),
+        kv_cache_usage_max=max(found["kv_cache_usage"], default=None),
+    )
+
+
+def memory_bandwidth(
+    info: EngineInfo, spec: Mapping[str, Any], driven: Driven, window: Window, readings: EngineReadings
+) -> float | None:
+    """Returns bytes a second that the engine must have read: its weights in each step, each token's KV cache once.
+
+    A KV cache of type `auto` counts as one of two bytes a number. None if nobody counts the steps.
+    """
+    if readings.steps is None:
+        return None
+    width = _KV_BYTES.get(str(spec["kv_cache_dtype"]), 2.0)
+    per_token = 2 * info.num_hidden_layers * info.num_key_value_heads * info.head_dim * width
+    read = float(readings.steps * info.weight_bytes)
+    for record in driven.records:
+        if window.begin <= record.begin <= window.end and record.ok:
+            tokens = record.completion_tokens
+            # Token i attends to the prompt and the i tokens before it.
+            read += per_token * tokens * (record.prompt_tokens + (tokens - 1) / 2)
+    return read / window.seconds
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Returns the mean; None of nothing."""
+    return sum(values) / len(values) if values else None
