@@ -1,173 +1,115 @@
-"""Benchmarks an engine alone, through Triton and through the gateway, interleaved in one run.
+"""Measures a service under a workload; without one, what Triton and the gateway cost over the engine alone.
 
-python -m recipes.bench
-python -m recipes.bench 'targets=[raw]' target=3f2a91 bench.repeats=5
+python -m recipes.bench workload=chat slo=interactive 'targets=[raw,gateway]'
+python -m recipes.bench workload=rag scenario=Server workload.arrivals.requests_per_second=2 seconds=120
+python -m recipes.bench workload=edge "settings=['engine.max_num_tokens=256']" 'targets=[raw]'
+python -m recipes.bench workload=chat 'targets=[gateway]' web_ui=true
+python -m recipes.bench bench.repeats=5
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+import sys
+from typing import Any
 
+import yaml
 from pydantic import Field
 
-from recipes import app, references, service
-from throughline.artifacts import Artifact, code_version
-from throughline.contracts.benchmark import BenchRequest, BenchSpec
-from throughline.contracts.engine import EngineInfo
-from throughline.contracts.serving import ServeSpec
+from recipes import app, layers, references
+from recipes.bench_run import Run, run_workload
+from throughline.contracts.benchmark import BenchSpec
+from throughline.contracts.errors import ConfigError
+from throughline.contracts.price import PriceSpec
+from throughline.contracts.slo import SloSpec
+from throughline.contracts.workload import Scenario, Workload
 
-if TYPE_CHECKING:
-    from throughline.benchmarking.scenario import Render
-    from throughline.benchmarking.targets import RawTarget
-
-NAME = "bench"
-# What a serving benchmark measures, and what measures it.
-MEASURED = (
-    "throughline.benchmarking",
-    "throughline.engines",
-    "throughline.vocabulary",
-    "throughline.triton",
-    "throughline.gateway",
-    "recipes.bench",
-    "recipes.raw_engine",
-)
-
-EXTRAS = ("cpu", "triton", "gateway", "bench")
+_WEB_PORT = 8089
 
 
-class HasPool(Protocol):
-    """A recipe's config that draws requests from a dataset's questions."""
+class Config(layers.LayersConfig):
+    """Settings of `recipes.bench`.
 
-    @property
-    def bench(self) -> BenchSpec:
-        """Sizes of the matrix."""
-
-    @property
-    def pool(self) -> int:
-        """Questions in the pool."""
-
-
-class Config(app.RecipeConfig):
-    """Settings of `recipes.bench`."""
+    Attributes:
+        bench: Sizes of the comparison of layers, which is made without a workload; of it a workload takes the timeout.
+        workload: What to send; None compares layers.
+        slo: Limits that goodput counts by.
+        price: What the machine costs; None for no costs.
+        scenario: MLPerf's name for how the workload's requests arrive.
+        seconds: Length of each run, warm-up included.
+        rounds: Runs of each target, in turns.
+        settings: Beside their own, `engine.…` of the target `raw`, `serve.…` of Triton, `gateway.…` of the gateway:
+            `key=value` each.
+        web_ui: Whether Locust shows its own pages while it runs.
+    """
 
     bench: BenchSpec
-    target: str = "promoted"
-    dataset: str = "latest"
-    targets: tuple[Literal["raw", "triton", "gateway"], ...] = ("raw", "triton", "gateway")
-    pool: int = Field(default=200, ge=1)
+    workload: Workload | None = None
+    slo: SloSpec | None = None
+    price: PriceSpec | None = None
+    scenario: Scenario | None = None
+    seconds: float = Field(default=60.0, gt=0)
+    rounds: int = Field(default=1, ge=1)
+    settings: tuple[str, ...] = ()
+    web_ui: bool = False
 
+    def run(self) -> Run:
+        """Returns what is run of a workload.
 
-def make(config: Config) -> Artifact:
-    """Makes the benchmark artifact, or finds it."""
-    store = config.store()
-    engine = references.engine(store, config.target, config.profile)
-    dataset = references.dataset(store, config.dataset, engine.path, engine)
-    stage = store.stage(
-        "benchmark",
-        engine.manifest.name,
-        inputs={"engine": engine, "dataset": dataset},
-        config={
-            "bench": config.bench.model_dump(mode="json"),
-            "targets": list(config.targets),
-            "pool": config.pool,
-        },
-        code_version=code_version(*MEASURED, extras=EXTRAS),
-        seed=config.seed,
-    )
-    with stage as run:
-        if run.cached:
-            return run.cached
-        results = measure(config, engine, dataset)
-        (run.directory / "benchmark.json").write_text(json.dumps(results, indent=1) + "\n")
-        return run.commit(metrics={"cells": results["cells"], "pool": results["pool"]})
-
-
-def measure(config: Config, engine: Artifact, dataset: Artifact) -> dict[str, Any]:
-    """Runs the matrix over the wanted targets; servers live as long as it takes, on free ports."""
-    from throughline.benchmarking.matrix import run_matrix
-    from throughline.benchmarking.scenario import describe
-    from throughline.benchmarking.targets import LocustTarget, Target, TritonTarget
-    from throughline.reporting.progress import Progress
-
-    spec = config.bench
-    pool, render = questions(config, engine, dataset)
-    options: dict[str, Any] = {"ignore_eos": spec.ignore_eos, "timeout_seconds": spec.timeout_seconds}
-    targets: list[Target] = []
-    with contextlib.ExitStack() as stack:
-        # A fixed folder, so that a run after a kill finds the server that was left behind and ends it.
-        folder = service.run_dir(config.store()) / "bench"
-        folder.mkdir(exist_ok=True)
-        if "raw" in config.targets:
-            targets.append(stack.enter_context(raw_target(engine, spec)))
-        if {"triton", "gateway"} & set(config.targets):
-            serve = ServeSpec()
-            server = stack.enter_context(
-                service.triton(config.store(), {NAME: engine}, serve, folder / "model_repository", folder)
+        Raises:
+            ConfigError: If there is no workload, or the scenario does not fit it.
+        """
+        if self.workload is None:
+            raise ConfigError("no workload", where="workload", fix="name a preset: workload=chat")
+        workload = self.workload
+        if self.scenario == "Server" and workload.arrivals.requests_per_second is None:
+            raise ConfigError(
+                "scenario=Server has no rate",
+                where="workload.arrivals.requests_per_second",
+                fix="say how many requests a second: workload.arrivals.requests_per_second=2",
             )
-            if "triton" in config.targets:
-                targets.append(TritonTarget(server.grpc_url, NAME, server_pid=server.pid, **options))
-            if "gateway" in config.targets:
-                process = stack.enter_context(service.gateway(server, NAME, engine, service.GatewaySettings(port=0)))
-                pids = (server.pid, process.pid)
-                targets.append(stack.enter_context(LocustTarget(process.url, NAME, server_pids=pids, **options)))
-        with Progress(f"bench {engine.manifest.name}", total=100, unit="%") as progress:
-            cells, records = run_matrix(
-                targets,
-                pool,
-                spec,
-                render=render,
-                on_progress=lambda phase, fraction: progress.update(int(100 * fraction), cell=phase),
-            )
-    first_tokens = {
-        name: [round(record.time_to_first_token, 6) for record in found if record.ok] for name, found in records.items()
-    }
-    return {
-        "engine": engine.manifest.name,
-        "cells": [cell.as_dict() for cell in cells],
-        "time_to_first_token_seconds": first_tokens,
-        "pool": describe(pool),
-    }
+        store = self.store()
+        engine = references.engine(store, self.target, self.profile)
+        with_questions = workload.source == "dataset"
+        return Run(
+            store=store,
+            engine=engine,
+            dataset=references.dataset(store, self.dataset, engine.path, engine) if with_questions else None,
+            workload=workload if self.scenario is None else workload.under(self.scenario),
+            slo=self.slo,
+            price=self.price,
+            targets=self.targets,
+            seconds=self.seconds,
+            rounds=self.rounds,
+            settings=dict(_setting(text) for text in self.settings),
+            timeout_seconds=self.bench.timeout_seconds,
+            seed=self.seed,
+            web_port=_WEB_PORT if self.web_ui else None,
+            command=" ".join(["python -m recipes.bench", *sys.argv[1:]]),
+        )
 
 
-def questions(config: HasPool, engine: Artifact, dataset: Artifact) -> tuple[list[BenchRequest], Render]:
-    """Returns the requests to draw from, and what renders them for the engine once they are marked."""
-    from throughline.benchmarking.scenario import load_questions
-    from throughline.data.render import Renderer
-
-    pool = load_questions(
-        dataset.path / "acceptance.jsonl",
-        output_lengths=json.loads((dataset.path / "answer_lengths.json").read_text()),
-        max_seq_len=EngineInfo.read(engine.path).spec.max_seq_len,
-        size=config.pool,
-        seed=config.bench.seed,
-    )
-    renderer = Renderer(engine.path)
-    return pool, lambda messages, tools: renderer.prompt(messages, tools)[1]
-
-
-def raw_target(engine: Artifact, spec: BenchSpec, name: str = "raw", *, resident: bool = True) -> RawTarget:
-    """Returns the engine alone, in a process that the target starts."""
-    from throughline.benchmarking.targets import RawTarget
-
-    return RawTarget(
-        ("recipes.raw_engine", str(engine.path.absolute())),
-        ignore_eos=spec.ignore_eos,
-        timeout_seconds=spec.timeout_seconds,
-        name=name,
-        resident=resident,
-    )
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(
+            "setting has no value", where="settings", seen=text, fix="write key=value: engine.max_num_tokens=256"
+        )
+    return key.strip(), yaml.safe_load(value)
 
 
 @app.recipe(Config)
 def main(config: Config) -> None:
     """Runs the recipe."""
+    known = {item.digest for item in config.store().all("benchmark")}
+    if config.workload is not None:
+        artifact = run_workload(config.run())
+        app.made(artifact, again=artifact.digest in known, next_command="python -m recipes.bench --help")
+        app.echo(f"page     {artifact.path / 'report.html'}")
+        return
     from recipes.results import ratio_table, serving_table
     from throughline.reporting.terminal import print_table
 
-    known = {item.digest for item in config.store().all("benchmark")}
-    artifact = make(config)
+    artifact = layers.make(config)
     cells = artifact.manifest.metrics["cells"]
     print_table(serving_table(cells))
     if "raw" in config.targets and len(config.targets) > 1:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from recipes import app, bench, inputs, references
+from recipes import app, inputs, layers, references
 from throughline.artifacts import Artifact, code_version
 from throughline.contracts.benchmark import BenchSpec
 from throughline.contracts.errors import ConfigError
@@ -66,7 +66,7 @@ def make(config: Config) -> Artifact:
         "comparison",
         inputs={f"engine-{name}": engine for name, engine in engines.items()} | {"dataset": dataset},
         config={"bench": config.bench.model_dump(mode="json"), "pool": config.pool},
-        code_version=code_version(*bench.MEASURED, "recipes.compare", extras=bench.EXTRAS),
+        code_version=code_version(*layers.MEASURED, "recipes.compare", extras=layers.EXTRAS),
         seed=config.seed,
     )
     with stage as run:
@@ -84,10 +84,10 @@ def measure(config: Config, engines: Mapping[str, Artifact], dataset: Artifact) 
     from throughline.reporting.progress import Progress
 
     resident = _fit(engines.values()) if config.resident is None else config.resident
-    pool, render = bench.questions(config, next(iter(engines.values())), dataset)
+    pool, render = layers.questions(config, next(iter(engines.values())), dataset)
     with contextlib.ExitStack() as stack, Progress("compare", total=100, unit="%") as progress:
         targets = [
-            stack.enter_context(bench.raw_target(engine, config.bench, name, resident=resident))
+            stack.enter_context(layers.raw_target(engine, config.bench, name, resident=resident))
             for name, engine in engines.items()
         ]
         cells, _ = run_matrix(

@@ -20,6 +20,7 @@ from recipes import (
     data,
     deploy,
     evaluate,
+    layers,
     lifecycle_report,
     references,
     results,
@@ -83,7 +84,7 @@ def make(config: Config, table: StageTable) -> Run:
     )
     run.serving = run.stage(
         "bench",
-        lambda: bench.make(run.compose("bench", bench.Config, digest, target)),
+        lambda: layers.make(run.compose("bench", bench.Config, digest, target)),
         lambda item: [item],
     )
     return run

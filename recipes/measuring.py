@@ -110,7 +110,9 @@ class Measuring:
     ) -> Measurement:
         """Loads it once; see `measure`."""
         from throughline.benchmarking.machine import Sampler, read_bandwidth
+        from throughline.benchmarking.nvml import GpuSampler, gpu_readings
         from throughline.benchmarking.proof import prove
+        from throughline.benchmarking.spans import traced, with_phases
         from throughline.benchmarking.summary import summarise_load, window_of
 
         found = self._opened
@@ -123,10 +125,14 @@ class Measuring:
             dataset=dataset,
         )
         requests, load = self._load(maker, workload, seconds)
-        with Sampler(found.groups, found.gauges) as sampler:
+        if found.spans is not None:
+            load = dataclasses.replace(load, sessions=traced(load.sessions, seed))
+        with GpuSampler() as gpus, Sampler(found.groups, found.gauges) as sampler:
             driven = found.target.drive(load)
+        if found.spans is not None:
+            driven = with_phases(driven, load, found.spans)
         window = window_of(driven, load, seconds, offline=workload.arrivals.process == "offline")
-        machine = sampler.readings(window.begin, window.end)
+        machine = sampler.readings(window.begin, window.end, gpus=gpu_readings(gpus.samples, window.begin, window.end))
         generator = machine.busy_cores.get("generator")
         readings = step_readings(driven, window) if driven.steps else gauge_readings(sampler, window)
         bandwidth = memory_bandwidth(EngineInfo.read(self._engine.path), found.spec, driven, window, readings)

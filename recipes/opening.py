@@ -19,6 +19,7 @@ from throughline.contracts.serving import ServeSpec
 
 if TYPE_CHECKING:
     from throughline.benchmarking import targets
+    from throughline.benchmarking.spans import SpanReceiver
     from throughline.triton.server import TritonServer
 
 MODEL = "bench"
@@ -38,6 +39,7 @@ class Opened:
         gauges: Reads the server's gauges; None for an engine alone.
         spec: The engine's settings as it runs.
         settings: Those and the ones that it was opened with, by dotted key.
+        spans: Takes the gateway's spans; None for a target without it.
     """
 
     name: Target
@@ -46,6 +48,7 @@ class Opened:
     gauges: Callable[[], Mapping[str, float]] | None
     spec: Mapping[str, Any]
     settings: Settings
+    spans: SpanReceiver | None = None
 
 
 @contextlib.contextmanager
@@ -64,6 +67,8 @@ def opened(
         ConfigError: If a setting is unknown, or not the target's.
         EngineError: If the engine refuses one.
     """
+    from throughline.benchmarking.spans import SpanReceiver
+
     parts = _parts(target, settings)
     options: dict[str, Any] = {"ignore_eos": True, "timeout_seconds": timeout_seconds}
     with contextlib.ExitStack() as stack:
@@ -74,23 +79,27 @@ def opened(
         folder = service.run_dir(store) / "bench"
         folder.mkdir(exist_ok=True)
         serve = parse(ServeSpec, _nested(parts["serve"]), where="serve")
-        server = stack.enter_context(service.triton(store, engine, MODEL, serve, folder / "model_repository", folder))
+        server = stack.enter_context(service.triton(store, {MODEL: engine}, serve, folder / "model_repository", folder))
         spec = EngineInfo.read(engine.path).spec.model_dump(mode="json")
         groups: dict[str, Pids] = {
             "engine": lambda: _family(server.pid)[1],
             "triton": lambda: _family(server.pid)[0],
         }
         loaded: targets.Target
+        spans: SpanReceiver | None = None
         if target == "triton":
             loaded = _triton(server, groups, options)
         else:
-            values = {"port": 0, **_nested(parts["gateway"])}
+            spans = stack.enter_context(SpanReceiver())
+            # Of the requests of a load those are traced that say so.
+            tracing = {"endpoint": spans.endpoint, "sample_ratio": 0.0}
+            values = {"port": 0, "tracing": tracing, **_nested(parts["gateway"])}
             gateway = parse(service.GatewaySettings, values, where="gateway")
             process = stack.enter_context(service.gateway(server, MODEL, engine, gateway))
             groups["gateway"] = lambda: _tree(process.pid)
             loaded = stack.enter_context(_locust(process.url, (server.pid, process.pid), groups, options, web_port))
         gauges = _gauges(server)
-        yield Opened(target, loaded, groups, gauges, spec, _flat(spec) | dict(settings))
+        yield Opened(target, loaded, groups, gauges, spec, _flat(spec) | dict(settings), spans)
 
 
 @contextlib.contextmanager

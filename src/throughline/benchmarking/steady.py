@@ -26,6 +26,8 @@ def warm_up(series: Sequence[float]) -> int | None:
     if count < 2 * _LEAST_REST:
         return 0
     means = np.asarray(series[: count * size], dtype=np.float64).reshape(count, size).mean(axis=1)
+    if float(np.ptp(means)) <= 1e-9 * float(np.abs(means).max()):
+        return 0
     errors = [
         float(np.sum((means[cut:] - means[cut:].mean()) ** 2)) / (count - cut) ** 2
         for cut in range(count - _LEAST_REST)

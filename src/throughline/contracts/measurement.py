@@ -104,6 +104,7 @@ class GpuReadings(StrictModel):
         throttled: Share of samples, by NVML's throttle reason; `gpu_idle` is none of them.
         pcie_bytes_per_second: Mean, both ways.
         nvlink_bytes_per_second: Mean, both ways; None without NVLink.
+        process_bytes: Most memory of each process, by its id.
     """
 
     name: str
@@ -115,6 +116,7 @@ class GpuReadings(StrictModel):
     throttled: dict[str, float] = Field(default_factory=dict)
     pcie_bytes_per_second: float | None = None
     nvlink_bytes_per_second: float | None = None
+    process_bytes: dict[str, int] = Field(default_factory=dict)
 
 
 class MachineReadings(StrictModel):

@@ -90,7 +90,8 @@ async def chat_job(exchange: Exchange, request: ChatRequest, models: ServedModel
     n = check_choices(request, prompts=1, limit=models.max_choices)
     refuse_lacking(request, model.facts, model.contract)
     use = tool_use(request, model.encoder)
-    prompt, rendered = await model.encoder.chat(template_messages(request.messages), use.tools)
+    with exchange.trace.tokenizing():
+        prompt, rendered = await model.encoder.chat(template_messages(request.messages), use.tools)
     params = sampling(request, model.facts, model.contract, prompt_tokens=len(prompt), guide=use.guide)
     text = await _text(model, prompt, rendered, "messages")
     stream, usage = _streaming(request)
@@ -117,7 +118,8 @@ async def completion_job(exchange: Exchange, request: CompletionRequest, models:
     choices: list[Choice] = []
     for position, given in enumerate(prompts):
         where = "prompt" if given is request.prompt else f"prompt[{position}]"
-        prompt = await token_prompt(given, model.encoder, model.facts.vocab_size, where)
+        with exchange.trace.tokenizing():
+            prompt = await token_prompt(given, model.encoder, model.facts.vocab_size, where)
         params = sampling(request, model.facts, model.contract, prompt_tokens=len(prompt))
         text = await _text(model, prompt, given if isinstance(given, str) else None, where)
         for number in range(n):

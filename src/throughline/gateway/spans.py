@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from opentelemetry import trace
@@ -24,7 +24,7 @@ from throughline.gateway.exporting import Exporting
 from throughline.gateway.gen_ai import OPERATIONS, PROVIDER
 from throughline.gateway.http import Exchange
 from throughline.gateway.jobs import Job
-from throughline.gateway.trace import STREAM, CallEnd, CallTrace, Metadata, RequestTrace
+from throughline.gateway.trace import STREAM, TOKENIZE_SECONDS, CallEnd, CallTrace, Metadata, RequestTrace
 
 _SERVICE = "inference.GRPCInferenceService"
 _PARENT, _STATE = "traceparent", "tracestate"
@@ -81,6 +81,7 @@ class RecordedRequest(RequestTrace):
         self._context = trace.set_span_in_context(span)
         self.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
         self.error_type = ""
+        self._tokenize_seconds = 0.0
 
     @property
     def metadata(self) -> Metadata:
@@ -90,6 +91,15 @@ class RecordedRequest(RequestTrace):
     def call(self, url: str, method: str = STREAM) -> CallTrace:
         """See `RequestTrace.call`."""
         return RecordedCall(self, self._tracer, self._context, url, f"{_SERVICE}/{method}")
+
+    @contextmanager
+    def tokenizing(self) -> Iterator[None]:
+        """See `RequestTrace.tokenizing`; several prompts add up."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._tokenize_seconds += time.perf_counter() - began
 
     def end(self, exchange: Exchange, job: Job | EmbeddingJob | None, error: BaseException | None) -> None:
         """Ends the span with what the request asked for and how it ended."""
@@ -109,6 +119,7 @@ class RecordedRequest(RequestTrace):
             span.update_name(f"{OPERATIONS[exchange.route]} {job.model.id}")
             span.set_attributes(_asked(exchange, job))
             span.set_attributes(_answered(exchange, job))
+            span.set_attribute(TOKENIZE_SECONDS, self._tokenize_seconds)
         if error_type:
             span.set_attribute(error_attributes.ERROR_TYPE, error_type)
             # By the HTTP conventions what a client did wrong is no error of the server.

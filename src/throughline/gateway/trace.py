@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 Metadata = tuple[tuple[str, str], ...]
 STREAM = "ModelStreamInfer"
+# Attribute of a request's span: how long chat template and tokenizer took.
+TOKENIZE_SECONDS = "throughline.tokenize.seconds"
 
 
 class CallEnd(Protocol):
@@ -42,6 +45,10 @@ class RequestTrace:
     def call(self, url: str, method: str = STREAM) -> CallTrace:
         """A call to `method` of Triton at `host:port` begins, or several of which one is told."""
         return NO_CALL
+
+    def tokenizing(self) -> AbstractContextManager[None]:
+        """Chat template and tokenizer work within the block."""
+        return nullcontext()
 
 
 NO_CALL = CallTrace()
