@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -12,7 +16,7 @@ from typing import Any
 import pytest
 
 from throughline.benchmarking.targets import LocustTarget
-from throughline.contracts.benchmark import BenchRequest
+from throughline.contracts.benchmark import BenchRequest, Load, RequestRecord
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -21,6 +25,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        seen = {
+            "user": body.get("user"),
+            "key": self.headers.get("authorization"),
+            "text": body["messages"][0]["content"],
+        }
+        self.server.seen.append(seen | {"trace": self.headers.get("traceparent")})  # type: ignore[attr-defined]
         if body["messages"][0]["content"] == "garbage":
             self.wfile.write(b"this is not HTTP\r\n\r\n")
             self.close_connection = True
@@ -33,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
             return
         if body["messages"][0]["content"] == "fail":
-            data = b'{"error": {"message": "no"}}'
+            data = b'{"error": {"message": "no", "code": "model_overloaded"}}'
             self.send_response(503)
             self.send_header("content-length", str(len(data)))
             self.end_headers()
@@ -53,6 +63,10 @@ class Handler(BaseHTTPRequestHandler):
                 threading.Event().wait(0.3)
                 self.server.second_token_at = time.perf_counter()  # type: ignore[attr-defined]
             half = len(data) // 2  # a boundary inside an event must not matter
+            if body["messages"][0]["content"] == "endless" and text == "[DONE]":
+                # Until the client has gone, which closes the connection.
+                self.server.left = self.rfile.read(1) == b""  # type: ignore[attr-defined]
+                return
             for part in (data[:half], data[half:]):
                 self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
         self.wfile.write(b"0\r\n\r\n")
@@ -64,6 +78,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.seen = []  # type: ignore[attr-defined]
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     Handler.running = httpd
     yield f"http://127.0.0.1:{httpd.server_port}"
@@ -83,13 +98,16 @@ def test_every_request_gets_its_record_and_a_failure_says_why(server: str) -> No
     assert all(record.ok and record.start <= record.first_token <= record.end for record in good)
     assert {record.prompt_tokens for record in good} == {7}
     assert [record.ok for record in bad] == [False]
-    assert "503" in bad[0].error
+    assert bad[0].error == "HTTP 503: no"
+    assert bad[0].error_type == "model_overloaded"
 
 
 def test_the_first_token_is_timed_when_it_comes(server: str) -> None:
     with LocustTarget(server, "lab", ignore_eos=True, timeout_seconds=10) as target:
         [record] = target.run([request("hold", 3)], concurrency=1)
     # Both processes read the same monotonic clock.
+    assert len(record.gaps) == 2
+    assert record.gaps[0] > 0.25 > record.gaps[1]
     assert record.first_token < Handler.running.second_token_at < record.end  # type: ignore[attr-defined]
 
 
@@ -100,3 +118,84 @@ def test_an_answer_that_is_none_fails_the_request_and_not_the_cell(server: str, 
         records = target.run([request(kind, 3), request("hi", 3)], concurrency=1)
     assert sorted(record.ok for record in records) == [False, True]
     assert [record.error for record in records if not record.ok] != [""]
+
+
+def drive(server: str, load: Load, **options: Any) -> list[RequestRecord]:
+    with LocustTarget(server, "lab", ignore_eos=True, timeout_seconds=10, **options) as target:
+        return sorted(target.drive(load).records, key=lambda record: record.session)
+
+
+def test_requests_leave_when_they_are_due_whoever_has_not_come_back(server: str) -> None:
+    """Ten answers take 0.3 s each and are due within 0.2 s: a loop that waits for answers would send for 3 s."""
+    due = [index * 0.02 for index in range(10)]
+    records = drive(server, Load([[request("hold", 2)] for _ in due], due=due))
+    begins = [record.begin for record in records]
+    assert begins == pytest.approx([begins[0] + at for at in due], abs=1e-6)
+    # A machine with other work on it is late, but not by an answer.
+    assert max(record.start - record.begin for record in records) < 0.25
+    assert min(record.e2e_latency for record in records) > 0.28
+    assert max(record.start for record in records) < min(record.end for record in records)
+
+
+def test_latencies_count_from_when_a_request_was_due(server: str) -> None:
+    """What is due in the past has waited since then."""
+    [record] = drive(server, Load([[request("hi", 2)]], due=[-5.0]))
+    assert record.time_to_first_token > 5
+    assert record.first_token - record.start < 5
+
+
+def test_a_client_leaves_after_so_many_messages(server: str) -> None:
+    leaving = dataclasses.replace(request("endless", 6), cancel_after=2)
+    left, whole = drive(server, Load([[leaving], [request("hi", 3)]], users=1))
+    assert left.ok
+    assert left.cancelled
+    assert left.completion_tokens == 2
+    assert not whole.cancelled
+    assert whole.completion_tokens == 3
+    assert Handler.running.left  # type: ignore[attr-defined]
+
+
+def test_turns_follow_one_another_after_a_while(server: str) -> None:
+    sessions = [[request("first", 2), request("second", 2)], [request("other", 2)]]
+    records = drive(server, Load(sessions, due=[0.0, 0.0], think_seconds=0.2))
+    first, second = (record for record in records if record.session == 0)
+    assert (first.turn, second.turn) == (0, 1)
+    assert second.begin >= first.end + 0.2
+
+
+def test_a_closed_loop_ends_when_its_time_is_over(server: str) -> None:
+    records = drive(server, Load([[request("hold", 2)] for _ in range(50)], users=2, seconds=0.7))
+    assert 4 <= len(records) <= 6
+    assert all(record.due is None for record in records)
+
+
+def test_tenants_send_their_keys_and_traces_their_context(server: str) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    sent = dataclasses.replace(request("hi", 2), tenant="a", trace_parent=trace)
+    [record] = drive(server, Load([[sent]]), api_keys={"a": "secret"})
+    assert record.tenant == "a"
+    assert Handler.running.seen == [  # type: ignore[attr-defined]
+        {"user": "a", "key": "Bearer secret", "text": "hi", "trace": trace}
+    ]
+
+
+def test_locust_shows_its_pages_while_it_runs(server: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    pages: list[str] = []
+    url = f"http://127.0.0.1:{port}/stats/requests"
+
+    def look() -> None:
+        deadline = time.monotonic() + 20
+        while not pages and time.monotonic() < deadline:
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(url) as page,
+            ):
+                pages.append(page.read().decode())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    drive(server, Load([[request("hold", 2)] for _ in range(40)], users=4), web_port=port)
+    watcher.join()
+    assert '"stats"' in pages[0]
