@@ -85,8 +85,8 @@ def raw_socket(url: str, rate: float, seconds: float) -> dict[str, float]:
     parts = urlsplit(url)
     body = json.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": PROMPT}]}).encode()
     payload = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-        % (parts.netloc.encode(), len(body), body)
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (parts.netloc.encode(), len(body), body)
     )
     first = []
     before = time.process_time()
