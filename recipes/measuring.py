@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 
 # Sessions of a closed loop beyond what a first measurement says it takes.
 _SPARE = 1.5
-# Requests of the warm-up, and at a time in the first measurement.
-_PROBES = 8
+# Requests of the warm-up.
+_WARM_UP = 2
+# Of the run's length the first measurement, and sessions of each user in it.
+_FIRST_SHARE = 0.1
+_FIRST_SESSIONS = 4
 
 
 def measure(
@@ -157,22 +160,23 @@ class Measuring:
         """Warms the target, and returns what to send and when."""
         options: dict[str, Any] = {"timeout_seconds": self._timeout, "think_seconds": workload.think_seconds}
         due = maker.due(seconds)
-        first = [session[0] for session in maker.requests(_PROBES, part="warm-up").sessions]
+        first = [session[0] for session in maker.requests(_WARM_UP, part="warm-up").sessions]
         self._opened.target.prepare(lambda: [dataclasses.replace(request, cancel_after=0) for request in first])
         if due is not None:
             requests = maker.requests(len(due))
             return requests, Load(requests.sessions, due=due, **options)
         users = workload.arrivals.users
-        count = math.ceil(_SPARE * seconds * self._sessions_per_second(maker, users)) + 2 * users
-        requests = maker.requests(count)
+        rate = self._requests_per_second(maker, users, seconds * _FIRST_SHARE)
+        requests = maker.requests(math.ceil(_SPARE * seconds * rate / workload.turns) + 2 * users)
         return requests, Load(requests.sessions, users=users, seconds=seconds, **options)
 
-    def _sessions_per_second(self, maker: RequestMaker, users: int) -> float:
+    def _requests_per_second(self, maker: RequestMaker, users: int, seconds: float) -> float:
         """A first measurement of a closed loop, so that its users never run out of sessions."""
         from throughline.benchmarking.statistics import wall_seconds
         from throughline.benchmarking.targets import require_success
 
-        sessions = maker.requests(2 * min(users, _PROBES), part="first measurement").sessions
-        records = self._opened.target.drive(Load(sessions, users=users, timeout_seconds=self._timeout)).records
+        sessions = maker.requests(_FIRST_SESSIONS * users, part="first measurement").sessions
+        load = Load(sessions, users=users, seconds=seconds, timeout_seconds=self._timeout)
+        records = self._opened.target.drive(load).records
         require_success(records, f"{self._opened.name}, first measurement")
-        return len(sessions) / max(wall_seconds(records), 1e-3)
+        return len(records) / max(wall_seconds(records), 1e-3)

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from recipes.measuring import measure
+from recipes.bench_run import Run, read, run_workload
+from recipes.measuring import Measuring, measure
+from recipes.opening import Opened
+from tests.conftest import RunningTriton
 from throughline.artifacts import Artifact, ArtifactStore
-from throughline.contracts.errors import UserError
+from throughline.benchmarking.spans import SpanReceiver
+from throughline.benchmarking.targets import LocustTarget, TritonTarget
+from throughline.contracts.engine import EngineInfo
+from throughline.contracts.errors import MeasurementError, UserError
+from throughline.contracts.gateway import GatewaySpec, ModelRoute
+from throughline.contracts.measurement import PHASES, Target
+from throughline.contracts.price import PriceSpec
 from throughline.contracts.slo import SloSpec
+from throughline.contracts.tracing import GatewayTracing
 from throughline.contracts.workload import Workload
+from throughline.gateway import GatewayProcess
+from throughline.triton.metrics_page import engine_gauges, fetch
 
+pytestmark = pytest.mark.integration
 LENGTHS = {"input_tokens": 80, "output_tokens": 12, "longest_input_tokens": 200, "longest_output_tokens": 40}
 POISSON = {"process": "poisson", "requests_per_second": 15.0}
 
@@ -37,7 +53,6 @@ def workload(**more: Any) -> Workload:
 def test_an_engine_alone_under_an_open_loop(store: ArtifactStore, engine: Artifact) -> None:
     load = workload(input_cv=0.5, output_cv=0.5, arrivals=POISSON, cancelled_share=0.1, tenants={"a": 0.75, "b": 0.25})
     found = measure("raw", load, store=store, engine=engine, slo=SloSpec(ttft_seconds=30.0), seconds=6, seed=3)
-    print(found.model_dump_json(indent=1))
     assert found.load.valid, found.load.tests
     assert {test.name for test in found.load.tests} == {
         "rate",
@@ -67,18 +82,115 @@ def test_settings_reach_the_engine(store: ArtifactStore, engine: Artifact) -> No
         measure("raw", load, store=store, engine=engine, settings={"engine.precision": "int8"}, seconds=3)
 
 
-def test_through_triton_and_the_gateway(store: ArtifactStore, engine: Artifact) -> None:
+def served(engine: Artifact, name: Target, target: Any, server: RunningTriton, spans: SpanReceiver | None) -> Measuring:
+    spec = EngineInfo.read(engine.path).spec.model_dump(mode="json")
+
+    def gauges() -> Mapping[str, float]:
+        return engine_gauges(fetch("127.0.0.1", server.metrics_port), server.model)
+
+    return Measuring(Opened(name, target, {}, gauges, spec, {}, spans), engine, 60.0)
+
+
+def test_turns_through_triton(engine: Artifact, triton_server: RunningTriton) -> None:
     load = workload(
-        arrivals={"process": "constant", "requests_per_second": 8.0},
+        arrivals={"process": "closed", "users": 2},
         shared_prefix_tokens=30,
         turns=2,
         turn_tokens=20,
         input_tokens=100,
+        think_seconds=0.05,
     )
-    for target in ("triton", "gateway"):
-        found = measure(target, load, store=store, engine=engine, seconds=5)
-        assert found.load.valid, found.load.tests
-        assert not found.errors
-        assert found.requests_per_second.value > 0
-        assert found.machine.busy_cores["engine"] > 0
-        print(target, found.model_dump_json(indent=1))
+    url = f"127.0.0.1:{triton_server.grpc_port}"
+    target = TritonTarget(url, triton_server.model, server_pid=os.getpid(), ignore_eos=True, timeout_seconds=60)
+    found = served(engine, "triton", target, triton_server, None).measure(load, seconds=4)
+    assert found.load.valid, found.load.tests
+    assert not found.errors
+    assert found.input_tokens == pytest.approx(100, rel=0.05)
+    assert sum(found.phases.values()) == pytest.approx(found.e2e["mean"].value, rel=0.02)
+    assert set(found.phases) == {"queue", "prefill", "decode", "network"}
+    assert found.engine.steps
+    assert found.engine.kv_cache_usage_max is not None
+
+
+def test_where_a_request_s_time_goes_behind_the_gateway(engine: Artifact, triton_server: RunningTriton) -> None:
+    """The parts are measured by three processes' clocks, and sum to what the client saw."""
+    load = workload(arrivals={"process": "constant", "requests_per_second": 12.0}, cancelled_share=0.1)
+    route = ModelRoute(
+        id="lab",
+        upstream=f"127.0.0.1:{triton_server.grpc_port}",
+        triton_model=triton_server.model,
+        engine_dir=triton_server.engine_dir,
+    )
+    with SpanReceiver() as spans:
+        tracing = GatewayTracing(endpoint=spans.endpoint, sample_ratio=0.0)
+        spec = GatewaySpec(port=0, models=(route,), tracing=tracing)
+        with (
+            GatewayProcess(spec) as gateway,
+            LocustTarget(gateway.url, "lab", ignore_eos=True, timeout_seconds=60) as target,
+        ):
+            found = served(engine, "gateway", target, triton_server, spans).measure(load, seconds=4)
+    assert found.load.valid, found.load.tests
+    assert set(found.phases) == set(PHASES)
+    assert all(seconds > 0 for seconds in found.phases.values()), found.phases
+    assert sum(found.phases.values()) == pytest.approx(found.e2e["mean"].value, rel=0.02)
+
+
+def test_bad_settings_are_refused_before_anything_starts(store: ArtifactStore, engine: Artifact) -> None:
+    for target, key, message in (
+        ("raw", "gateway.workers", r"none of the target 'raw'.*raw takes engine"),
+        ("gateway", "engine.max_num_tokens", r"Triton loads an engine as it was built"),
+    ):
+        with pytest.raises(UserError, match=message):
+            measure(target, workload(), store=store, engine=engine, settings={key: 2}, seconds=3)
+    with pytest.raises(UserError, match="longer than the engine's context"):
+        measure("raw", workload(longest_input_tokens=600), store=store, engine=engine, seconds=3)
+
+
+@pytest.mark.slow
+def test_a_gateway_is_started_measured_and_stopped(store: ArtifactStore, engine: Artifact) -> None:
+    load = workload(arrivals={"process": "constant", "requests_per_second": 8.0})
+    settings = {"gateway.limits.max_concurrent_requests": 64, "serve.stream_interval_tokens": 4}
+    found = measure("gateway", load, store=store, engine=engine, settings=settings, seconds=5)
+    assert found.load.valid, found.load.tests
+    assert set(found.machine.busy_cores) == {"engine", "triton", "gateway", "generator", "other"}
+    assert found.machine.busy_cores["engine"] > 0
+    assert found.settings["serve.stream_interval_tokens"] == 4
+
+
+def run_of(store: ArtifactStore, engine: Artifact, **more: Any) -> Run:
+    values: dict[str, Any] = {
+        "dataset": None,
+        "workload": workload(arrivals=POISSON),
+        "slo": SloSpec(ttft_seconds=30.0, tpot_seconds=30.0),
+        "price": PriceSpec(cpu_hour=0.05),
+        "targets": ("raw",),
+        "seconds": 3.0,
+        "rounds": 1,
+        "settings": {},
+        "timeout_seconds": 60.0,
+        "seed": 1,
+        "web_port": None,
+        "command": "python -m recipes.bench",
+    }
+    return Run(store=store, engine=engine, **{**values, **more})
+
+
+def test_a_benchmark_is_an_artifact_with_a_page(store: ArtifactStore, engine: Artifact) -> None:
+    made = run_workload(run_of(store, engine))
+    [found] = read(made.path)
+    assert found.load.valid
+    page = (made.path / "report.html").read_text()
+    assert "every limit kept" in page
+    assert "Proof of the load" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert run_workload(run_of(store, engine)).digest == made.digest
+
+
+def test_what_was_measured_stays_when_a_target_fails(store: ArtifactStore, engine: Artifact) -> None:
+    run = run_of(store, engine, targets=("raw", "triton"), settings={"serve.no_such_setting": 1}, seed=2)
+    with pytest.raises(MeasurementError, match=r"1 of 2 targets could not be measured.*no_such_setting") as caught:
+        run_workload(run)
+    kept = Path(caught.value.where)
+    assert [item["target"] for item in json.loads(kept.read_text())] == ["raw"]
+    assert (kept.parent / "report.html").is_file()
+    assert not [item for item in store.all("benchmark") if item.manifest.seed == 2]

@@ -31,6 +31,11 @@ class Handler(BaseHTTPRequestHandler):
             "text": body["messages"][0]["content"],
         }
         self.server.seen.append(seen | {"trace": self.headers.get("traceparent")})  # type: ignore[attr-defined]
+        if text == "die":
+            self.server.dead = True  # type: ignore[attr-defined]
+        if self.server.dead:  # type: ignore[attr-defined]
+            self.close_connection = True
+            return
         if body["messages"][0]["content"] == "garbage":
             self.wfile.write(b"this is not HTTP\r\n\r\n")
             self.close_connection = True
@@ -78,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.seen = []  # type: ignore[attr-defined]
+    httpd.seen, httpd.dead = [], False  # type: ignore[attr-defined]
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     Handler.running = httpd
     yield f"http://127.0.0.1:{httpd.server_port}"
@@ -199,3 +204,10 @@ def test_locust_shows_its_pages_while_it_runs(server: str) -> None:
     drive(server, Load([[request("hold", 2)] for _ in range(40)], users=4), web_port=port)
     watcher.join()
     assert '"stats"' in pages[0]
+
+
+def test_a_service_that_dies_half_way_leaves_what_it_had_answered(server: str) -> None:
+    texts = ["hi"] * 10 + ["die"] + ["hi"] * 9
+    records = drive(server, Load([[request(text, 2)] for text in texts], due=[index * 0.05 for index in range(20)]))
+    assert [record.ok for record in records] == [True] * 10 + [False] * 10
+    assert all(record.error and record.error_type for record in records[10:])
