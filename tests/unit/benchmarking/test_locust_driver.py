@@ -25,29 +25,26 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        seen = {
-            "user": body.get("user"),
-            "key": self.headers.get("authorization"),
-            "text": body["messages"][0]["content"],
-        }
+        asked = body["messages"][0]["content"]
+        seen = {"user": body.get("user"), "key": self.headers.get("authorization"), "text": asked}
         self.server.seen.append(seen | {"trace": self.headers.get("traceparent")})  # type: ignore[attr-defined]
-        if text == "die":
+        if asked == "die":
             self.server.dead = True  # type: ignore[attr-defined]
         if self.server.dead:  # type: ignore[attr-defined]
             self.close_connection = True
             return
-        if body["messages"][0]["content"] == "garbage":
+        if asked == "garbage":
             self.wfile.write(b"this is not HTTP\r\n\r\n")
             self.close_connection = True
             return
-        if body["messages"][0]["content"] == "broken":
+        if asked == "broken":
             data = b"data: {no json\n\ndata: [DONE]\n\n"
             self.send_response(200)
             self.send_header("content-length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
             return
-        if body["messages"][0]["content"] == "fail":
+        if asked == "fail":
             data = b'{"error": {"message": "no", "code": "model_overloaded"}}'
             self.send_response(503)
             self.send_header("content-length", str(len(data)))
@@ -63,12 +60,12 @@ class Handler(BaseHTTPRequestHandler):
         events += [{"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": body["max_tokens"]}}]
         for text in [*(json.dumps(event) for event in events), "[DONE]"]:
             data = f"data: {text}\n\n".encode()
-            if body["messages"][0]["content"] == "hold" and '"t1"' in text:
+            if asked == "hold" and '"t1"' in text:
                 # Nobody sets it: the second token is late.
                 threading.Event().wait(0.3)
                 self.server.second_token_at = time.perf_counter()  # type: ignore[attr-defined]
             half = len(data) // 2  # a boundary inside an event must not matter
-            if body["messages"][0]["content"] == "endless" and text == "[DONE]":
+            if asked == "endless" and text == "[DONE]":
                 # Until the client has gone, which closes the connection.
                 self.server.left = self.rfile.read(1) == b""  # type: ignore[attr-defined]
                 return
