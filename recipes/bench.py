@@ -103,7 +103,7 @@ def main(config: Config) -> None:
     known = {item.digest for item in config.store().all("benchmark")}
     if config.workload is not None:
         artifact = run_workload(config.run())
-        app.made(artifact, again=artifact.digest in known, next_command="python -m recipes.bench --help")
+        app.made(artifact, again=artifact.digest in known, next_command="python -m recipes.serve")
         app.echo(f"page     {artifact.path / 'report.html'}")
         return
     from recipes.results import ratio_table, serving_table

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -75,10 +77,12 @@ def opened(
         if target == "raw":
             yield stack.enter_context(_raw(engine, parts["engine"], settings, options))
             return
+        serve = parse(ServeSpec, _nested(parts["serve"]), where="serve")
+        spans = stack.enter_context(SpanReceiver()) if target == "gateway" else None
+        gateway = _gateway_settings(parts["gateway"], spans)
         # A fixed folder, so that a run after a kill finds the server that was left behind and ends it.
         folder = service.run_dir(store) / "bench"
         folder.mkdir(exist_ok=True)
-        serve = parse(ServeSpec, _nested(parts["serve"]), where="serve")
         server = stack.enter_context(service.triton(store, {MODEL: engine}, serve, folder / "model_repository", folder))
         spec = EngineInfo.read(engine.path).spec.model_dump(mode="json")
         groups: dict[str, Pids] = {
@@ -86,15 +90,9 @@ def opened(
             "triton": lambda: _family(server.pid)[0],
         }
         loaded: targets.Target
-        spans: SpanReceiver | None = None
         if target == "triton":
             loaded = _triton(server, groups, options)
         else:
-            spans = stack.enter_context(SpanReceiver())
-            # Of the requests of a load those are traced that say so.
-            tracing = {"endpoint": spans.endpoint, "sample_ratio": 0.0}
-            values = {"port": 0, "tracing": tracing, **_nested(parts["gateway"])}
-            gateway = parse(service.GatewaySettings, values, where="gateway")
             process = stack.enter_context(service.gateway(server, MODEL, engine, gateway))
             groups["gateway"] = lambda: _tree(process.pid)
             loaded = stack.enter_context(_locust(process.url, (server.pid, process.pid), groups, options, web_port))
@@ -102,10 +100,14 @@ def opened(
         yield Opened(target, loaded, groups, gauges, spec, _flat(spec) | dict(settings), spans)
 
 
+def _gateway_settings(values: Settings, spans: SpanReceiver | None) -> service.GatewaySettings:
+    """The gateway's settings on a free port; of the requests of a load those are traced that say so."""
+    tracing = {"endpoint": spans.endpoint, "sample_ratio": 0.0} if spans is not None else {}
+    return parse(service.GatewaySettings, {"port": 0, "tracing": tracing, **_nested(values)}, where="gateway")
+
+
 @contextlib.contextmanager
 def _raw(engine: Artifact, overrides: Settings, settings: Settings, options: Mapping[str, Any]) -> Iterator[Opened]:
-    import json
-
     from throughline.benchmarking.targets import RawTarget
 
     command = ("recipes.raw_engine", str(engine.path.absolute()), json.dumps(dict(overrides)))
@@ -117,8 +119,6 @@ def _raw(engine: Artifact, overrides: Settings, settings: Settings, options: Map
 
 
 def _triton(server: TritonServer, groups: dict[str, Pids], options: Mapping[str, Any]) -> targets.Target:
-    import os
-
     from throughline.benchmarking.targets import TritonTarget
 
     groups["generator"] = lambda: [os.getpid()]
