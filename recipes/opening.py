@@ -149,7 +149,8 @@ def _gauges(server: TritonServer) -> Callable[[], Mapping[str, float]]:
 
 def _family(pid: int) -> tuple[list[int], list[int]]:
     """Processes of Triton, and of the engine's worker below it."""
-    server, engine = [], []
+    server: list[int] = []
+    engine: list[int] = []
     for each in _tree(pid):
         with contextlib.suppress(psutil.Error):
             line = psutil.Process(each).cmdline()

@@ -83,10 +83,10 @@ class LoadEnvironment(Environment):
 
     def think(self) -> float | None:
         """Waits as long as a reader does; returns when that was over, None if there is nothing to wait for."""
-        seconds = self.load["think_seconds"]
+        seconds: float = self.load["think_seconds"]
         if not seconds:
             return None
-        due = time.perf_counter() + seconds
+        due: float = time.perf_counter() + seconds
         gevent.sleep(seconds)
         return due
 
@@ -226,7 +226,7 @@ def run_load(message: dict[str, Any]) -> dict[str, Any]:
         gevent.sleep(0.02)
     runner.quit()
     if interface is not None:
-        interface.stop()
+        interface.stop()  # type: ignore[no-untyped-call]
     environment.close()
     return {"began": environment.began, "records": environment.records}
 
