@@ -208,3 +208,17 @@ def test_a_folder_without_a_template_serves_completions_only(tmp_path: Path, eng
 def test_a_lone_surrogate_is_refused(encoder: PromptEncoder) -> None:
     with pytest.raises(ApiError, match="lone surrogate"):
         ids_of(encoder, [{"role": "user", "content": json.loads('"\\ud800"')}])
+
+
+# Characters that are tokenised on the loop, which takes about ten milliseconds; beyond them a thread does it.
+ON_THE_LOOP = 16_384
+
+
+@pytest.mark.parametrize(("size", "on_the_loop"), [(40, True), (ON_THE_LOOP, True), (ON_THE_LOOP + 1, False)])
+async def test_a_long_text_does_not_hold_up_the_loop(encoder: PromptEncoder, size: int, on_the_loop: bool) -> None:
+    text = ("a word " * size)[:size]
+    task = asyncio.create_task(encoder.encode(text, add_special_tokens=False))
+    # One turn of the loop: what a thread has to be asked for cannot be there after it.
+    await asyncio.sleep(0)
+    assert task.done() is on_the_loop
+    assert await task == encoder._tokenizer.encode(text, add_special_tokens=False).ids
