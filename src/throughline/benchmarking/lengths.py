@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,46 +38,47 @@ class Lengths:
     def cdf(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns the share of draws, before they are rounded, up to each value."""
         import numpy as np
-        from scipy.stats import norm
 
-        inside = np.clip(values, self._low, self._high)
-        low, high = self._bounds(self._location)
-        standard = (np.log(inside) - self._location) / self._sigma
-        found: NDArray[np.float64] = (norm.cdf(standard) - low) / (high - low)
+        found: NDArray[np.float64] = self._logarithms.cdf(np.log(np.clip(values, self._low, self._high)))
         return found
 
     def _quantile(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
         import numpy as np
-        from scipy.stats import norm
 
-        low, high = self._bounds(self._location)
-        found: NDArray[np.float64] = np.exp(self._location + self._sigma * norm.ppf(low + shares * (high - low)))
+        found: NDArray[np.float64] = np.exp(self._logarithms.ppf(shares))
         return found
 
-    def _bounds(self, location: float) -> tuple[float, float]:
-        from scipy.stats import norm
-
-        low, high = ((math.log(edge) - location) / self._sigma for edge in (self._low, self._high))
-        return float(norm.cdf(low)), float(norm.cdf(high))
-
     @functools.cached_property
+    def _logarithms(self) -> Any:
+        from scipy.stats import truncnorm
+
+        location = self._location()
+        return truncnorm(*self._bounds(location), loc=location, scale=self._sigma)
+
+    def _bounds(self, location: float) -> tuple[float, float]:
+        return (math.log(self._low) - location) / self._sigma, (math.log(self._high) - location) / self._sigma
+
     def _location(self) -> float:
         """Mean of the logarithms before the cut, so that the mean behind it is the one that is asked for."""
         from scipy.optimize import brentq
 
-        return float(brentq(lambda at: self._cut_mean(at) - self.mean, *self._bracket()))
-
-    def _bracket(self) -> tuple[float, float]:
-        spread = 8 * self._sigma
-        return math.log(self._low) - spread, math.log(self._high) + spread
+        # A mean close to an end wants the centre far beyond it.
+        spread = 64 * self._sigma
+        bracket = math.log(self._low) - spread, math.log(self._high) + spread
+        return float(brentq(lambda at: self._cut_mean(at) - self.mean, *bracket))
 
     def _cut_mean(self, location: float) -> float:
         """Mean of the log-normal between its bounds, in closed form."""
-        from scipy.stats import norm
+        low, high = self._bounds(location)
+        shifted = _log_mass(low - self._sigma, high - self._sigma)
+        return math.exp(location + self._sigma**2 / 2 + shifted - _log_mass(low, high))
 
-        low, high = ((math.log(edge) - location) / self._sigma for edge in (self._low, self._high))
-        mass = norm.cdf(high) - norm.cdf(low)
-        if mass < 1e-12:
-            return self._low if location < math.log(self._low) else self._high
-        part = norm.cdf(high - self._sigma) - norm.cdf(low - self._sigma)
-        return float(math.exp(location + self._sigma**2 / 2) * part / mass)
+
+def _log_mass(low: float, high: float) -> float:
+    """Logarithm of the standard normal's probability between two values, also far out in a tail."""
+    from scipy.stats import norm
+
+    if low > 0:
+        low, high = -high, -low
+    outer, inner = float(norm.logcdf(high)), float(norm.logcdf(low))
+    return outer + math.log1p(-math.exp(inner - outer))
