@@ -121,12 +121,18 @@ def aiperf(command: Path, url: str, tokenizer: Path, rate: float, count: int) ->
             check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+            env=client_environment(command, out),
         )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         [report] = Path(out).rglob("profile_export_aiperf.json")
         values: dict[str, Any] = json.loads(report.read_text("utf-8"))
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, values
+
+
+def client_environment(command: Path, home: str) -> dict[str, str]:
+    """AIPerf's own packages and none of ours, and no hub."""
+    found = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    return found | {"PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}", "HOME": home, "HF_HUB_OFFLINE": "1"}
 
 
 def aiperf_round(command: Path, url: str, tokenizer: Path, rate: float, seconds: float) -> dict[str, float]:

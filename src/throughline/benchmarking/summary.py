@@ -60,8 +60,8 @@ def window_of(driven: Driven, load: Load, seconds: float, *, offline: bool) -> W
         end = min(end, max(record.end for record in records))
     good = [record for record in records if record.ok]
     cuts = [warm_up([value(record) for record in good]) for value in (_ttft, _tpot)]
-    steady = None not in cuts
-    cut = max(cut if cut is not None else len(good) // 2 for cut in cuts)
+    steady = all(at_rest for _, at_rest in cuts)
+    cut = max(found for found, _ in cuts)
     begin = good[cut].begin if cut and cut < len(good) else began
     return Window(begin, end, begin - began, steady)
 

@@ -156,7 +156,7 @@ class Measurement(StrictModel):
         started_at: Unix time of the window's begin.
         warm_up_seconds: What was cut off before the steady state.
         steady: Whether the latencies came to rest; where they did not, as beyond an open loop's capacity, they grow
-            with the run's length, and half of it was cut off.
+            with the run's length.
         seconds: Length of the window.
         requests: That were due in it, by whatever end; latencies are theirs, rates are of what ended in it.
         errors: Of them, those that failed, by OpenAI error code or `type` of the client's error.

@@ -75,16 +75,26 @@ def test_a_rate_counts_what_lies_in_the_window() -> None:
 def test_the_warm_up_ends_where_the_transient_does() -> None:
     noise = np.random.default_rng(5).normal(size=600) * 0.1
     transient = 3 * np.exp(-np.arange(600) / 20)
-    cut = warm_up(1 + transient + noise)
-    assert cut is not None
+    cut, steady = warm_up(1 + transient + noise)
+    assert steady
     assert 40 <= cut <= 150
-    assert warm_up(1 + noise) in range(60)
+    assert warm_up(1 + noise)[0] < 60
 
 
-def test_what_grows_to_the_end_never_comes_to_rest() -> None:
-    noise = np.random.default_rng(6).normal(size=400) * 0.1
-    assert warm_up(np.arange(400) / 50 + noise) is None
+def test_a_run_at_rest_seldom_seems_to_grow() -> None:
+    for size in (30, 100, 300):
+        found = [warm_up(np.random.default_rng(seed).exponential(size=size)) for seed in range(100)]
+        assert sum(not steady for _, steady in found) <= 1
+        assert np.mean([cut for cut, _ in found]) < 0.15 * size
+
+
+@pytest.mark.parametrize("size", [60, 400])
+def test_what_grows_to_the_end_never_comes_to_rest(size: int) -> None:
+    noise = np.random.default_rng(6).exponential(size=size) * 0.4
+    assert not warm_up(3 * np.arange(size) / size + noise)[1]
+    # What falls to the end has a long warm-up and no queue that grows.
+    assert warm_up(3 - 3 * np.arange(size) / size + noise)[1]
 
 
 def test_a_few_values_have_no_warm_up() -> None:
-    assert warm_up([3.0, 1.0, 1.0]) == 0
+    assert warm_up([3.0, 1.0, 1.0]) == (0, True)
