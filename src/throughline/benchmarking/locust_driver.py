@@ -11,6 +11,7 @@ from locust import User, task
 from locust.env import Environment
 from locust.exception import StopUser
 
+import logging  # isort: skip
 import time  # isort: skip  Locust patches the standard library first
 from collections import deque  # isort: skip
 from typing import Any  # isort: skip
@@ -232,4 +233,6 @@ def run_load(message: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    # It warns of every load that all users start at once, as they should.
+    logging.getLogger("locust.runners").setLevel(logging.ERROR)
     Answers().serve(run_load)
