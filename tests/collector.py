@@ -6,7 +6,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,6 +55,18 @@ class Collector(ThreadingHTTPServer):
                 if not self._more.wait(deadline - time.monotonic()):
                     raise AssertionError(f"{len(found)} of {spans} spans came: {[span.name for span in found]}")
         return sorted(found, key=lambda span: span.start)
+
+    def whole(self, trace_ids: Sequence[str], *, spans: int) -> list[Span]:
+        """Waits until one of the traces has so many spans; returns them by their start."""
+        deadline = time.monotonic() + WAIT
+        with self._more:
+            while True:
+                found = [[span for span in self._spans if span.trace_id == each] for each in trace_ids]
+                for trace in found:
+                    if len(trace) >= spans:
+                        return sorted(trace, key=lambda span: span.start)
+                if not self._more.wait(deadline - time.monotonic()):
+                    raise AssertionError(f"of {spans} spans came: {[[span.name for span in each] for each in found]}")
 
     def traces(self) -> set[str]:
         """Ids of all traces that have come."""

@@ -224,11 +224,13 @@ def test_log_probabilities_are_the_engines(client: openai.OpenAI, tiny_engine: P
 def test_one_trace_from_the_client_through_triton_to_the_engine(
     client: openai.OpenAI, collector: Collector, stream: bool
 ) -> None:
-    caller, trace_id = "b7ad6b7169203331", secrets.token_hex(16)
-    header = {"traceparent": f"00-{trace_id}-{caller}-01"}
-    answer = ask(client, stream=stream, extra_headers=header, extra_body={"ignore_eos": True})
-    assert not stream or len(list(answer)) > 3
-    spans = {span.name: span for span in collector.trace(trace_id, spans=8)}
+    # Triton sometimes loses its own spans of an answer that comes at once (docs/log.md).
+    caller, trace_ids = "b7ad6b7169203331", [secrets.token_hex(16) for _ in range(4)]
+    for trace_id in trace_ids:
+        header = {"traceparent": f"00-{trace_id}-{caller}-01"}
+        answer = ask(client, stream=stream, extra_headers=header, extra_body={"ignore_eos": True})
+        assert not stream or len(list(answer)) > 3
+    spans = {span.name: span for span in collector.whole(trace_ids, spans=8)}
     request, call = spans["chat lab-model"], spans["inference.GRPCInferenceService/ModelStreamInfer"]
     assert (request.service, request.parent_id) == ("throughline-gateway", caller)
     assert request.attributes["gen_ai.usage.output_tokens"] == 24

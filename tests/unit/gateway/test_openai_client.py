@@ -204,7 +204,7 @@ def test_models(client: openai.OpenAI, triton: FakeTriton) -> None:
     assert [model.id for model in client.models.list()] == ["lab"]
     model = client.models.retrieve("lab")
     assert (model.id, model.object) == ("lab", "model")
-    assert model.model_extra == {"max_model_len": 256}
+    assert model.model_extra == {"max_model_len": 256, "task": "generate"}
 
 
 async def test_async_client(client: openai.OpenAI, triton: FakeTriton) -> None:

@@ -227,7 +227,7 @@ def line(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(lifecycle, "make_quality", lambda config, table: replace(run, config=config, serving=None))
     monkeypatch.setattr(lifecycle.compare, "make", lambda config: run.comparison)
     monkeypatch.setattr(lifecycle.deploy, "make_checked", stage("deploy"))
-    monkeypatch.setattr(lifecycle.bench, "make", stage("bench"))
+    monkeypatch.setattr(lifecycle.layers, "make", stage("bench"))
     return made
 
 
