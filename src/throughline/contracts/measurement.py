@@ -75,6 +75,7 @@ class EngineReadings(StrictModel):
         reused_tokens: Of them, those that the prefix cache had.
         paused_requests: Requests put back to make room for others.
         decoding_share: Share of the steps' time without any prompt token in the step.
+        padded_tokens: Tokens that steps computed for no request: a batch padded to its longest, or to a graph's size.
     """
 
     max_batch_size: int | None = None
@@ -89,6 +90,7 @@ class EngineReadings(StrictModel):
     reused_tokens: int | None = None
     paused_requests: int | None = None
     decoding_share: float | None = None
+    padded_tokens: int | None = None
 
 
 class GpuReadings(StrictModel):
@@ -101,6 +103,7 @@ class GpuReadings(StrictModel):
         power_watts: Mean.
         energy_joules: Of the window.
         sm_clock_hertz: Mean clock of the multiprocessors.
+        sm_clock_max_hertz: Highest clock that the board has, where it can be read.
         throttled: Share of samples, by NVML's throttle reason; `gpu_idle` is none of them.
         pcie_bytes_per_second: Mean, both ways.
         nvlink_bytes_per_second: Mean, both ways; None without NVLink.
@@ -113,6 +116,7 @@ class GpuReadings(StrictModel):
     power_watts: float
     energy_joules: float
     sm_clock_hertz: float
+    sm_clock_max_hertz: float | None = None
     throttled: dict[str, float] = Field(default_factory=dict)
     pcie_bytes_per_second: float | None = None
     nvlink_bytes_per_second: float | None = None

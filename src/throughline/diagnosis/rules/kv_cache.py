@@ -1,0 +1,130 @@
+"""A KV cache that is too small: requests wait for room, or are put back and computed again."""
+
+from __future__ import annotations
+
+from throughline.contracts.diagnosis import Evidence, Finding, Lever
+from throughline.diagnosis import thresholds as t
+from throughline.diagnosis.readings import Seen, at, ms, pct
+from throughline.diagnosis.rule import Rule
+from throughline.diagnosis.rules.batch import (
+    is_full,
+    kv_is_short,
+    prompts_lead,
+    queue_arithmetic,
+    queue_evidence,
+    waits,
+)
+
+# Half the bytes of the next wider type; u8 is what the CPU engine's `auto` takes where it can.
+_NARROWER = {"f32": "u8", "bf16": "u8", "f16": "u8"}
+
+
+def _room(seen: Seen) -> list[Lever]:
+    levers = []
+    size = seen.number("engine.kv_cache_bytes")
+    if size is not None:
+        why = "room for twice as many tokens; the memory must be there"
+        levers.append(Lever(overrides=(f"engine.kv_cache_bytes={2 * size}",), why=why))
+    kind = seen.setting("engine.kv_cache_dtype")
+    if kind in _NARROWER:
+        why = "the same tokens in fewer bytes; check the gate's score"
+        levers.append(Lever(overrides=(f"engine.kv_cache_dtype={_NARROWER[kind]}",), why=why))
+    if seen.setting("engine.enable_block_reuse") is False and seen.run.workload.get("shared_prefix_tokens"):
+        why = "requests that begin alike share those blocks"
+        levers.append(Lever(overrides=("engine.enable_block_reuse=true",), why=why))
+    return levers
+
+
+def _fullest(value: float) -> Evidence:
+    source = "no block is left for a request of the mean length, or soon will not be"
+    return Evidence(name="KV cache at its fullest", value=value, unit="share", limit=t.KV_FULL, source=source)
+
+
+def _pressure(seen: Seen) -> Finding | None:
+    fullest = seen.run.engine.kv_cache_usage_max
+    if fullest is None or seen.fill is None or not (waits(seen) and kv_is_short(seen)):
+        return None
+    if is_full(seen) or prompts_lead(seen) or not seen.presses("ttft", "e2e"):
+        return None
+    return Finding(
+        name=PRESSURE.name,
+        kind="bottleneck",
+        summary="Requests wait for room in the KV cache while the batch has places.",
+        severity=seen.share("queue"),
+        cost="latency",
+        arithmetic=queue_arithmetic(seen),
+        evidence=(*queue_evidence(seen), _fullest(fullest)),
+        levers=(*_room(seen), Lever(why="shorter prompts, or fewer `max_tokens`: both are booked")),
+        contradicted_by="twice the cache leaves the queue as long as it was",
+    )
+
+
+def _thrash(seen: Seen) -> Finding | None:
+    fullest = seen.run.engine.kv_cache_usage_max
+    if fullest is None or fullest < t.KV_FULL:
+        return None
+    gap, step = at(seen.run.itl, "p99"), at(seen.run.engine.step_seconds, "p99")
+    paused = seen.run.engine.paused_requests
+    share = paused / seen.run.requests if paused is not None and seen.run.requests else None
+    stalled = gap is not None and step is not None and step > 0 and gap > t.GAP_OVER_STEP * step
+    # Of an engine that does not count them, streams that miss steps say the same.
+    if not stalled if share is None else share < t.PAUSED:
+        return None
+    evidence = [_fullest(fullest)]
+    if share is not None:
+        source = "each of them is computed again"
+        evidence.append(Evidence(name="paused requests", value=share, unit="share", limit=t.PAUSED, source=source))
+    if gap is not None and step is not None and stalled:
+        source = "a stream in the batch gets a token a step"
+        evidence.append(Evidence(name="p99 of gaps", value=gap, unit="s", limit=t.GAP_OVER_STEP * step, source=source))
+    severity, arithmetic = _thrash_cost(seen, share)
+    levers = _room(seen)
+    if seen.setting("engine.capacity_scheduler_policy") == "max_utilization":
+        why = "starts a request when its longest answer fits, so that none is put back; it waits instead"
+        lever = Lever(overrides=("engine.capacity_scheduler_policy=guaranteed_no_evict",), why=why)
+        levers = [lever, *levers]
+    if seen.setting("serve.gpu.batch_scheduler_policy") == "max_utilization":
+        why = "the same for TensorRT-LLM"
+        levers.append(Lever(overrides=("serve.gpu.batch_scheduler_policy=guaranteed_no_evict",), why=why))
+    return Finding(
+        name=THRASH.name,
+        kind="waste",
+        summary="The KV cache is full, and running requests are put back and computed again.",
+        severity=severity,
+        cost="latency",
+        arithmetic=arithmetic,
+        evidence=tuple(evidence),
+        levers=tuple(levers),
+        contradicted_by="no request is paused once the cache has twice the room, and the gaps stay",
+    )
+
+
+def _thrash_cost(seen: Seen, share: float | None) -> tuple[float, str]:
+    """Time that streams spent outside the batch: what their gaps have beyond a mean step."""
+    gap, step = at(seen.run.itl, "mean"), at(seen.run.engine.step_seconds, "mean")
+    decode = seen.share("decode")
+    if gap and step and gap > step and decode:
+        severity = decode * (1 - step / gap)
+        return severity, (
+            f"decode {pct(decode)} of a request × (1 − mean step {ms(step)} / mean gap {ms(gap)}) = {pct(severity)}"
+        )
+    again = min(1.0, share or 0.0) * seen.share("prefill")
+    severity = max(again, min(1.0, share or 0.0) * decode / 2)
+    return severity, (
+        f"{pct(share or 0.0)} of the requests were paused, and each has half an answer, {pct(decode / 2)} of a "
+        f"request, or its prompt, {pct(seen.share('prefill'))}, to make again"
+    )
+
+
+PRESSURE = Rule(
+    "kv-cache-pressure",
+    "requests wait for room in the KV cache",
+    ("phases", "engine.scheduled", "engine.kv_cache_usage_max"),
+    _pressure,
+)
+THRASH = Rule(
+    "kv-cache-thrash",
+    "running requests are put back for want of room and computed again",
+    ("engine.kv_cache_usage_max", "engine.paused_requests|engine.step_seconds"),
+    _thrash,
+)
