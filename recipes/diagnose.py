@@ -1,7 +1,7 @@
 """Names the bottleneck of a benchmark or of a running service, with evidence, and the override to try next.
 
 python -m recipes.diagnose benchmark=3f2a91
-python -m recipes.diagnose benchmark=after.json baseline=before.json 'slo={ttft_seconds: 0.5, itl_seconds: 0.1}'
+python -m recipes.diagnose benchmark=after.json baseline=before.json slo=interactive slo.ttft_seconds=1
 python -m recipes.diagnose url=http://127.0.0.1:8080 metrics_url=http://127.0.0.1:8002 seconds=60
 
 A run within its limits and without waste gets no finding. docs/tuning.md says how to read the report.

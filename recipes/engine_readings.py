@@ -32,6 +32,7 @@ def step_readings(driven: Driven, window: Window) -> EngineReadings:
         kv_cache_usage=mean([step.kv_cache_usage for step in steps]),
         kv_cache_usage_max=max((step.kv_cache_usage for step in steps), default=None),
         prompt_tokens=sum(record.prompt_tokens for record in started),
+        paused_requests=sum(step.paused for step in steps),
         decoding_share=sum(step.seconds for step in steps if not step.has_prompts) / busy if busy else None,
     )
 

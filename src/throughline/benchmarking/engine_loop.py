@@ -26,7 +26,8 @@ class StepRecord:
         scheduled: Sequences that it had.
         waiting: Requests that it had no room for.
         kv_cache_usage: Share of the KV cache in use behind it.
-        has_prompts: Whether a request in it had no token before.
+        has_prompts: Whether it read prompts: a sequence in it had its first token, or none yet.
+        paused: Streams that had a token of the step before and none of this one: put back for want of room.
     """
 
     ended: float
@@ -35,6 +36,7 @@ class StepRecord:
     waiting: int
     kv_cache_usage: float
     has_prompts: bool
+    paused: int = 0
 
 
 @dataclass
@@ -66,6 +68,7 @@ class EngineLoop:
         self._runtime = runtime
         self._timed = timed
         self._ids = itertools.count()
+        self._left_out: set[str] = set()
         self.steps: list[StepRecord] = []
 
     def run(self, load: Load) -> tuple[float, list[RequestRecord]]:
@@ -74,16 +77,19 @@ class EngineLoop:
         Returns:
             When it began, and the records.
         """
-        self.steps = []
+        self.steps, self._left_out = [], set()
         return _Run(self._runtime, load, self._ids, self._step).run()
 
     def _step(self, live: dict[str, _Live]) -> list[StepOutput]:
         if not self._timed:
             return self._runtime.step()
+        streams = {request_id for request_id, item in live.items() if item.seen}
         began = time.perf_counter()
         outputs = self._runtime.step()
         ended = time.perf_counter()
         stats = self._runtime.stats()
+        answered = {output.request_id for output in outputs}
+        left_out = streams - answered
         self.steps.append(
             StepRecord(
                 ended,
@@ -91,9 +97,11 @@ class EngineLoop:
                 stats.active_requests,
                 stats.waiting_requests,
                 stats.kv_cache_usage,
-                any(not item.seen for item in live.values()),
+                bool(answered - streams) or stats.active_requests > len(answered & streams),
+                len(left_out - self._left_out),
             )
         )
+        self._left_out = left_out
         return outputs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,19 +24,36 @@ class Seen:
     baseline: Measurement | None = None
     bound: Bound | None = None
 
+    @functools.cached_property
+    def phases(self) -> dict[str, float]:
+        """Mean seconds of a request's parts.
+
+        An engine that is asked from outside does not say when a request left its queue: by Little's law a mean one
+        waits as long as requests that wait, over requests a second. What that is more than the measured queue is
+        taken from the prefill, which it was counted with.
+        """
+        found = dict(self.run.phases)
+        waiting, rate = self.run.engine.waiting, self.run.requests / self.run.seconds if self.run.seconds else 0.0
+        if "prefill" in found and waiting is not None and rate:
+            hidden = max(0.0, waiting / rate - found.get("queue", 0.0))
+            moved = min(hidden, found["prefill"])
+            found["queue"] = found.get("queue", 0.0) + moved
+            found["prefill"] -= moved
+        return found
+
     def phase(self, *names: str) -> float:
         """Mean seconds of some phases together; 0 where they were not measured."""
-        return sum(self.run.phases.get(name, 0.0) for name in names)
+        return sum(self.phases.get(name, 0.0) for name in names)
 
     def share(self, *names: str) -> float:
         """The same as a share of a mean request's time."""
-        whole = sum(self.run.phases.values())
+        whole = sum(self.phases.values())
         return self.phase(*names) / whole if whole > 0 else 0.0
 
     @property
     def e2e(self) -> float:
         """Mean seconds of a request, by its phases."""
-        return sum(self.run.phases.values())
+        return sum(self.phases.values())
 
     def setting(self, key: str) -> Any:
         """A setting by its dotted key, None if it is not known."""

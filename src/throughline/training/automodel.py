@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from throughline.contracts.errors import InternalError, MissingDependencyError
+from throughline.ranges import range_of
 from throughline.training.shim import cpu_shim
 
 # step, of steps, metrics of the step
@@ -169,7 +170,8 @@ def _recipe_class(on_step: OnStep, probe: Probe | None, log_path: Path | None, a
         def _forward_backward_step(self, *arguments: Any, **keywords: Any) -> None:
             dtype = getattr(torch, autocast)
             kind = "cuda" if torch.cuda.is_available() else "cpu"
-            with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
+            autocasts = torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32)
+            with range_of("train.forward_backward"), autocasts:
                 super()._forward_backward_step(*arguments, **keywords)
 
         def log_train_metrics(self, log_data: Any) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from throughline.contracts.engine import EngineRuntime, StepOutput
 from throughline.contracts.errors import EngineError
+from throughline.ranges import range_of
 from throughline.triton.frames import Cancel, Load, Loaded, Step, Submit, Wire, to_engine
 from throughline.triton.warm_up import warm_up
 
@@ -69,9 +70,11 @@ def serve(wire: Wire) -> None:
             elif isinstance(frame, Cancel):
                 runtime.cancel(frame.request_id)
             else:
-                lost += _submit(runtime, frame)
+                with range_of("engine.submit"):
+                    lost += _submit(runtime, frame)
         if runtime is not None and (lost or runtime.has_work()):
-            outputs = lost + runtime.step()
+            with range_of("engine.step"):
+                outputs = lost + runtime.step()
             steps += 1
             stats = dataclasses.replace(runtime.stats(), iterations=steps, stepped_at=time.monotonic())
             wire.send(Step(outputs, stats, taken, runtime.has_work()))

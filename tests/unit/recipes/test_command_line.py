@@ -29,6 +29,8 @@ RECIPES = (
     "quantize",
     "lifecycle",
     "keys",
+    "diagnose",
+    "profile",
 )
 
 

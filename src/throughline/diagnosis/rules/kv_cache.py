@@ -8,7 +8,6 @@ from throughline.diagnosis.readings import Seen, at, ms, pct
 from throughline.diagnosis.rule import Rule
 from throughline.diagnosis.rules.batch import (
     is_full,
-    kv_is_short,
     prompts_lead,
     queue_arithmetic,
     queue_evidence,
@@ -40,9 +39,14 @@ def _fullest(value: float) -> Evidence:
     return Evidence(name="KV cache at its fullest", value=value, unit="share", limit=t.KV_FULL, source=source)
 
 
+def _filled(value: float) -> Evidence:
+    source = "below it a request of the mean length would fit; what is booked for answers to come is not in use yet"
+    return Evidence(name="KV cache at its fullest", value=value, unit="share", limit=t.KV_IDLE, source=source)
+
+
 def _pressure(seen: Seen) -> Finding | None:
     fullest = seen.run.engine.kv_cache_usage_max
-    if fullest is None or seen.fill is None or not (waits(seen) and kv_is_short(seen)):
+    if fullest is None or seen.fill is None or not (waits(seen) and fullest >= t.KV_IDLE):
         return None
     if is_full(seen) or prompts_lead(seen) or not seen.presses("ttft", "e2e"):
         return None
@@ -53,7 +57,7 @@ def _pressure(seen: Seen) -> Finding | None:
         severity=seen.share("queue"),
         cost="latency",
         arithmetic=queue_arithmetic(seen),
-        evidence=(*queue_evidence(seen), _fullest(fullest)),
+        evidence=(*queue_evidence(seen), _filled(fullest)),
         levers=(*_room(seen), Lever(why="shorter prompts, or fewer `max_tokens`: both are booked")),
         contradicted_by="twice the cache leaves the queue as long as it was",
     )

@@ -9,7 +9,9 @@ from throughline.diagnosis.rule import Rule
 from throughline.diagnosis.rules.batch import is_full
 
 # Prompt tokens a step beyond which a pass over the weights costs no less a token: the arithmetic is the limit then.
-_WIDE_STEP = 512
+# Of processors 64 (docs/log.md, "How many tokens a step"); of GPUs operations over bytes a second, 295 on H100.
+_WIDE_STEP = {"cpu": 64}
+_WIDE_STEP_OF_GPUS = 512
 
 
 def _prefill(seen: Seen) -> Finding | None:
@@ -20,16 +22,20 @@ def _prefill(seen: Seen) -> Finding | None:
     waits_for_prompts = not is_full(seen)
     phases = ("queue", "prefill") if waits_for_prompts else ("prefill",)
     cost = seen.share(*phases)
-    if cost < t.LEAST_COST:
+    # What a warm prefix cache would save is a finding of its own.
+    missed = _reuse(seen)
+    left = cost - (missed.severity if missed is not None else 0.0)
+    if left < t.LEAST_COST:
         return None
     named = " and queue behind prompts" if waits_for_prompts and seen.phase("queue") else ""
     return Finding(
         name=PREFILL.name,
         kind="bottleneck",
         summary="The engine mainly reads prompts.",
-        severity=cost,
+        severity=left,
         cost="latency",
-        arithmetic=f"prefill{named} {ms(seen.phase(*phases))} of a mean request's {ms(seen.e2e)} = {pct(cost)}",
+        arithmetic=f"prefill{named} {ms(seen.phase(*phases))} of a mean request's {ms(seen.e2e)} = {pct(cost)}"
+        + (f", of which a prefix cache would save {pct(cost - left)}" if left < cost else ""),
         evidence=(
             Evidence(
                 name="steps' time with prompt tokens",
@@ -58,9 +64,10 @@ def _prefill_levers(seen: Seen) -> list[Lever]:
         why = f"{seen.threads} of {seen.run.machine.cores} processors compute; 0 takes all"
         levers.append(Lever(overrides=("engine.num_threads=0",), why=why))
     tokens = seen.max_num_tokens
-    if tokens is not None and tokens < min(_WIDE_STEP, seen.run.input_tokens):
+    wide = _WIDE_STEP.get(str(seen.setting("engine.backend")), _WIDE_STEP_OF_GPUS)
+    if tokens is not None and tokens < min(wide, seen.run.input_tokens):
         why = "fewer passes over the weights for a prompt; gaps between tokens grow with it"
-        levers.append(Lever(overrides=(f"engine.max_num_tokens={_wider(tokens)}",), why=why))
+        levers.append(Lever(overrides=(f"engine.max_num_tokens={wide}",), why=why))
     if seen.setting("engine.enable_block_reuse") is False and _shared(seen) > 0:
         why = "the tokens that prompts begin with in common are read once"
         levers.append(Lever(overrides=("engine.enable_block_reuse=true",), why=why))
@@ -71,10 +78,6 @@ def _prefill_levers(seen: Seen) -> list[Lever]:
     why = "shorter prompts: fewer documents, less history"
     levers.append(Lever(overrides=(f"workload.input_tokens={half}",), why=why))
     return levers
-
-
-def _wider(tokens: int) -> int:
-    return min(_WIDE_STEP, tokens * 8)
 
 
 def _shared(seen: Seen) -> float:
