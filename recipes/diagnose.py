@@ -3,6 +3,7 @@
 python -m recipes.diagnose benchmark=3f2a91
 python -m recipes.diagnose benchmark=after.json baseline=before.json slo=interactive slo.ttft_seconds=1
 python -m recipes.diagnose url=http://127.0.0.1:8080 metrics_url=http://127.0.0.1:8002 seconds=60
+python -m recipes.diagnose fault=tiny_batch target=promoted    # causes a fault of the library, and pulls its lever
 
 A run within its limits and without waste gets no finding. docs/tuning.md says how to read the report.
 """
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
-from recipes import app, diagnosis_report, references
+from recipes import app, diagnosis_report, faults, references
 from throughline.artifacts import ArtifactStore
 from throughline.contracts.diagnosis import Diagnosis
 from throughline.contracts.engine import EngineInfo
@@ -44,6 +45,7 @@ class Config(app.RecipeConfig):
     seconds: float = Field(default=30, gt=0)
     target: str | None = None
     slo: SloSpec | None = None
+    fault: faults.FaultSpec | None = None
     format: Literal["table", "json"] = "table"
 
 
@@ -136,6 +138,9 @@ def _baseline(config: Config, run: Measurement) -> Measurement | None:
 @app.recipe(Config, capture=False)
 def main(config: Config) -> None:
     """Runs the recipe."""
+    if config.fault is not None:
+        _cause(config, config.fault)
+        return
     if config.url is not None and config.format == "table":
         app.echo(f"looking  at {config.url} for {config.seconds:g} s")
     found = judge(config)
@@ -143,6 +148,20 @@ def main(config: Config) -> None:
         sys.stdout.write(json.dumps([_plain(*each) for each in found], indent=1) + "\n")
         return
     _show(config, found)
+
+
+def _cause(config: Config, fault: faults.FaultSpec) -> None:
+    """Causes a fault, and says what the doctor and its lever made of it."""
+    engine = references.engine(config.store(), config.target or "promoted", config.profile)
+    engines = {EngineInfo.read(engine.path).precision: engine}
+    app.echo(f"causing  {fault.names}: two runs of {fault.seconds:g} s")
+    found = faults.cause(fault, store=config.store(), engines=engines, seed=config.seed)
+    _show(config, [(found.run, found.diagnosis, ())])
+    if found.finding is None or found.gain is None:
+        app.echo(f"named    not {fault.names}")
+        return
+    lever = " ".join(faults.typed(found.finding).overrides)
+    app.echo(f"lever    {lever}: {fault.improves} {fault.at} {found.gain:.2f} times better")
 
 
 def _plain(run: Measurement, diagnosis: Diagnosis, blind: Sequence[str]) -> dict[str, Any]:
