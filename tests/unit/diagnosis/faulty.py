@@ -39,11 +39,9 @@ def pressure(more: float) -> Measurement:
 
 def thrash(more: float) -> Measurement:
     """A KV cache that is full under `max_utilization`, with requests put back and gaps far beyond a step."""
-    engine = {"scheduled": 3.0, "kv_cache_usage_max": 1.0, "paused_requests": round(40 * more)}
+    engine = {"scheduled": 3.0, "kv_cache_usage_max": 1.0, "paused_requests": round(40 * more), "decoding_share": 0.6}
     settings = {"engine.capacity_scheduler_policy": "max_utilization"}
-    return run(
-        phases={"decode": 1.2 + 2 * more}, engine=engine, settings=settings, itl=times(0.05 * more, 0.4 * more, 0.2)
-    )
+    return run(phases={"decode": 1.2 + 2 * more}, engine=engine, settings=settings, itl=times(0.05, 0.4, 0.2))
 
 
 def starvation(more: float) -> Measurement:

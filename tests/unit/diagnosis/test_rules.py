@@ -128,6 +128,11 @@ def test_an_uncounted_pause_is_told_by_a_gap_beyond_every_step() -> None:
     assert "kv-cache-thrash" in diagnose(run(engine=engine, itl=times(0.05, 0.4, 0.2))).names
 
 
+def test_an_engine_alone_has_no_client() -> None:
+    """Its loop sends between steps, so that a long one makes requests late."""
+    assert not diagnose(run(target="raw", load={"lag_seconds": times(0.4)})).findings
+
+
 def test_a_client_bound_run_leads_whatever_else_it_shows() -> None:
     both = FAULTS["queueing"](3.0).model_copy(update={"load": FAULTS["client-bound"](1.0).load})
     assert diagnose(both).names[:2] == ("client-bound", "queueing")

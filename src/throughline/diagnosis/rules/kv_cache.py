@@ -63,7 +63,8 @@ def _pressure(seen: Seen) -> Finding | None:
     )
 
 
-def _thrash(seen: Seen) -> Finding | None:
+def thrash(seen: Seen) -> Finding | None:
+    """Returns the finding of a cache that requests are put back for."""
     fullest = seen.run.engine.kv_cache_usage_max
     if fullest is None or fullest < t.KV_FULL:
         return None
@@ -81,7 +82,7 @@ def _thrash(seen: Seen) -> Finding | None:
     if gap is not None and step is not None and stalled:
         source = "a stream in the batch gets a token a step"
         evidence.append(Evidence(name="p99 of gaps", value=gap, unit="s", limit=t.GAP_OVER_STEP * step, source=source))
-    severity, arithmetic = _thrash_cost(seen, share)
+    severity, arithmetic = _thrash_cost(seen)
     levers = _room(seen)
     if seen.setting("engine.capacity_scheduler_policy") == "max_utilization":
         why = "starts a request when its longest answer fits, so that none is put back; it waits instead"
@@ -95,7 +96,7 @@ def _thrash(seen: Seen) -> Finding | None:
         kind="waste",
         summary="The KV cache is full, and running requests are put back and computed again.",
         severity=severity,
-        cost="latency",
+        cost="throughput",
         arithmetic=arithmetic,
         evidence=tuple(evidence),
         levers=tuple(levers),
@@ -103,20 +104,24 @@ def _thrash(seen: Seen) -> Finding | None:
     )
 
 
-def _thrash_cost(seen: Seen, share: float | None) -> tuple[float, str]:
-    """Time that streams spent outside the batch: what their gaps have beyond a mean step."""
-    gap, step = at(seen.run.itl, "mean"), at(seen.run.engine.step_seconds, "mean")
-    decode = seen.share("decode")
-    if gap and step and gap > step and decode:
-        severity = decode * (1 - step / gap)
+def _thrash_cost(seen: Seen) -> tuple[float, str]:
+    """The engine's time for what it reads again; of an engine that does not count pauses, the streams' time outside."""
+    run, paused = seen.run, seen.run.engine.paused_requests
+    if paused:
+        again = paused * (run.input_tokens + run.output_tokens / 2)
+        # What the window did not count is what its requests brought.
+        new = run.engine.prompt_tokens or run.requests * run.input_tokens
+        steps = seen.prompt_steps if seen.prompt_steps is not None else seen.share("prefill")
+        severity = steps * again / (again + new)
         return severity, (
-            f"decode {pct(decode)} of a request × (1 − mean step {ms(step)} / mean gap {ms(gap)}) = {pct(severity)}"
+            f"steps with prompts {pct(steps)} of the engine's time × {again:.0f} tokens read again (prompt and half an "
+            f"answer of {paused} paused requests) / {again + new:.0f} read = {pct(severity)}"
         )
-    again = min(1.0, share or 0.0) * seen.share("prefill")
-    severity = max(again, min(1.0, share or 0.0) * decode / 2)
+    gap, step, decode = at(run.itl, "mean"), at(run.engine.step_seconds, "mean"), seen.share("decode")
+    severity = decode * max(0.0, 1 - step / gap) if gap and step else 0.0
     return severity, (
-        f"{pct(share or 0.0)} of the requests were paused, and each has half an answer, {pct(decode / 2)} of a "
-        f"request, or its prompt, {pct(seen.share('prefill'))}, to make again"
+        f"decode {pct(decode)} of a request × (1 − mean step {ms(step or 0.0)} / mean gap {ms(gap or 0.0)}) = "
+        f"{pct(severity)}"
     )
 
 
@@ -130,5 +135,5 @@ THRASH = Rule(
     "kv-cache-thrash",
     "running requests are put back for want of room and computed again",
     ("engine.kv_cache_usage_max", "engine.paused_requests|engine.step_seconds"),
-    _thrash,
+    thrash,
 )
