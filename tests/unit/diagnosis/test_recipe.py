@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_what_is_no_measurement_is_refused(text: str, tmp_path: Path) -> None:
 def test_the_page_has_the_finding_with_its_evidence(name: str) -> None:
     fault = FAULTS[name](1.0)
     found = diagnose(fault)
-    html = render_html(diagnosis_report.page([(fault, found, ("the network",))], "python -m recipes.diagnose"))
+    html = unescape(render_html(diagnosis_report.page([(fault, found, ("the network",))], "x")))
     assert f"{name}, about" in html
     assert found.findings[0].levers[0].why.partition("`")[0].strip() in html
     assert "the network" in html

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 
 import pytest
@@ -94,6 +95,7 @@ def test_levers_can_be_typed(name: str) -> None:
                 assert any(composes(recipe, override) for recipe in COMPOSERS), override
 
 
+@functools.cache
 def composes(recipe: str, override: str) -> bool:
     if override.startswith(("workload.", "load.")):
         # Of the benchmark of a workload.
