@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError
 
 from recipes import app, diagnosis_report, faults, references
-from throughline.artifacts import ArtifactStore
+from throughline.artifacts import Artifact, ArtifactStore
 from throughline.contracts.diagnosis import Diagnosis
 from throughline.contracts.engine import EngineInfo
 from throughline.contracts.errors import ArtifactError, ConfigError, DataError
@@ -153,7 +153,7 @@ def main(config: Config) -> None:
 def _cause(config: Config, fault: faults.FaultSpec) -> None:
     """Causes a fault, and says what the doctor and its lever made of it."""
     engine = references.engine(config.store(), config.target or "promoted", config.profile)
-    engines = {EngineInfo.read(engine.path).precision: engine}
+    engines: dict[str, Artifact] = {EngineInfo.read(engine.path).precision: engine}
     app.echo(f"causing  {fault.names}: two runs of {fault.seconds:g} s")
     found = faults.cause(fault, store=config.store(), engines=engines, seed=config.seed)
     _show(config, [(found.run, found.diagnosis, ())])
