@@ -9,7 +9,7 @@ from typing import Literal
 from throughline.contracts.errors import InternalError
 
 Align = Literal["left", "right"]
-PlotKind = Literal["line", "cdf", "bar", "stack"]
+PlotKind = Literal["line", "points", "cdf", "bar", "stack"]
 VerdictKind = Literal["good", "bad", "unclear"]
 
 
@@ -110,8 +110,8 @@ class Plot:
     """A figure; the labels name the unit, e.g. `Time to first token (ms)`.
 
     Attributes:
-        kind: `line` (with error bars, or a band where points are dense), `cdf` (steps), `bar` (from 0) or `stack`
-            (areas on one another, the first at the bottom; series of one x).
+        kind: `line` (with error bars, or a band where points are dense), `points` (nothing between them), `cdf`
+            (steps), `bar` (from 0) or `stack` (areas on one another, the first at the bottom; series of one x).
         x_log: Logarithmic x axis; left linear when no value is positive.
         y_log: The same for y.
         note: A sentence under the figure, e.g. what the interval means.
@@ -152,8 +152,16 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Folded:
+    """A line that opens to text, which is shown word for word, line breaks included."""
+
+    line: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Section:
-    """Text, a quotation, tables, plots under one heading; a blank line in `text` parts paragraphs.
+    """Text, a quotation, tables, plots, folded texts under one heading; a blank line in `text` parts paragraphs.
 
     `quote` is shown word for word, line breaks included.
     """
@@ -163,6 +171,7 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
     quote: str = ""
+    folded: list[Folded] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def draw(axes: Axes, plot: Plot) -> None:
         elif plot.kind == "stack":
             _area(axes, index, x, values[index - 1][1] if index else np.zeros_like(y), y)
         else:
-            _line(axes, index, each, x, y)
+            _line(axes, index, each, x, y, joined=plot.kind == "line")
     if plot.kind == "cdf":
         _cdf_axis(axes)
     _limits(axes, plot, values)
@@ -82,13 +82,13 @@ def _distribution(series: Series) -> tuple[Any, Any]:
     return (np.concatenate([x[:1], x]), np.concatenate([[0.0], y])) if len(x) and y[0] > 0 else (x, y)
 
 
-def _line(axes: Axes, index: int, series: Series, x: Any, y: Any) -> None:
+def _line(axes: Axes, index: int, series: Series, x: Any, y: Any, *, joined: bool) -> None:
     style = palette.series_style(index)
-    marked = len(x) <= _MARKED_POINTS
+    marked = len(x) <= _MARKED_POINTS or not joined
     look: dict[str, Any] = {"color": style.colour, "linewidth": _LINE_WIDTH, "solid_joinstyle": "round"}
     if marked:
         look |= {"marker": style.marker, "markersize": 5, "markeredgecolor": palette.CARD_LIGHT}
-        look |= {"markeredgewidth": 0.8}
+        look |= {"markeredgewidth": 0.8} | ({} if joined else {"linestyle": "none", "markersize": 7})
     elif index >= len(palette.LIGHT):
         look |= {"dashes": style.dashes}
     axes.plot(x, y, label=str(index), zorder=3 + index / 100, **look)

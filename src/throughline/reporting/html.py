@@ -98,6 +98,7 @@ def _section(section: Section, index: int) -> dict[str, Any]:
         "id": f"section-{index}",
         "title": section.title,
         "quote": section.quote,
+        "folded": [{"line": each.line, "text": each.text} for each in section.folded],
         "paragraphs": [part.strip() for part in re.split(r"\n\s*\n", section.text) if part.strip()],
         "tables": [_table(table) for table in section.tables],
         # Numbered, so that one plot may stand on a page twice.

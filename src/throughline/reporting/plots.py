@@ -87,9 +87,13 @@ def plot_id(plot: Plot) -> str:
 
 def describe(plot: Plot) -> str:
     """Returns a sentence for those who do not see the plot: what against what, and where each series lies."""
-    kind = {"line": "line plot", "cdf": "cumulative distribution", "bar": "bar plot", "stack": "stacked areas"}[
-        plot.kind
-    ]
+    kind = {
+        "line": "line plot",
+        "points": "points",
+        "cdf": "cumulative distribution",
+        "bar": "bar plot",
+        "stack": "stacked areas",
+    }[plot.kind]
     text = f"{plot.title}: {kind} of {plot.y_label} against {plot.x_label}."
     for each in plot.series:
         values = each.x if plot.kind == "cdf" else each.y
