@@ -70,6 +70,10 @@ class MissingDependencyError(UserError):
     """An optional package or system library is absent; `fix` is the command that installs it."""
 
 
+class TuningError(UserError):
+    """A search for settings cannot end well: no point keeps the SLO, or what is measured died."""
+
+
 class MeasurementError(UserError):
     """A benchmark's figures contradict one another, so that nothing may be concluded from them."""
 
