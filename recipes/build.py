@@ -14,6 +14,7 @@ from pathlib import Path
 from recipes import app, build_matrix, references
 from recipes.build_matrix import MatrixSpec
 from recipes.sources import Source, find_source
+from recipes.tuned import Tunable
 from throughline.artifacts import Artifact, ArtifactStore, code_version
 from throughline.contracts.engine import CalibrationData, EngineInfo, EngineSpec
 from throughline.contracts.errors import ArtifactError
@@ -26,7 +27,7 @@ CALIBRATION_FIX = (
 )
 
 
-class Config(app.RecipeConfig):
+class Config(Tunable):
     """Settings of `recipes.build`.
 
     `checkpoint` is a digest, a folder, `latest` or `base`. `dataset` is what a calibrated build calibrates on, a

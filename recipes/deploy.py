@@ -20,6 +20,7 @@ import psutil
 from pydantic import model_validator
 
 from recipes import app, references, service
+from recipes.tuned import Tunable
 from throughline.artifacts import Artifact, code_version
 from throughline.contracts.errors import DeployError
 from throughline.contracts.serving import LOOPBACK, ServeSpec
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from throughline.triton.state import ServerState
 
 CHECK_PROMPT = "Hello"
-_ALIASES = ("promoted", "previous", "latest")
+_ALIASES = ("promoted", "previous", "candidate", "latest")
 
 
-class Config(app.RecipeConfig):
+class Config(Tunable):
     """Settings of `recipes.deploy`; `target` is what `references.engine` reads."""
 
     serve: ServeSpec

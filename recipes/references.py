@@ -1,4 +1,4 @@
-"""What a config's references name: a digest, a folder, `latest`, `promoted`, `previous`.
+"""What a config's references name: a digest, a folder, `latest`, `promoted`, `previous`, `candidate`.
 
 `latest` is the newest of one lineage, never the newest of all. A dataset is rendered for one tokenizer and template, a
 checkpoint tuned from one base model, an engine built from one. So `latest` is the newest that fits what it is wanted
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes import convert, inputs
-from throughline.artifacts import Artifact, ArtifactStore, Line, Promotions, promoted_lines
+from throughline.artifacts import Alias, Artifact, ArtifactStore, Line, Promotions, promoted_lines
 from throughline.contracts.errors import ArtifactError, GateInconclusive, GateNoGo, InternalError, ThroughlineError
 
 
@@ -89,7 +89,8 @@ def engine(
     Args:
         store: Where it lies.
         reference: A digest, a folder, `latest`; `promoted` is what a gate let pass under this profile, `previous` the
-            one before it. `promoted/<model>` and `promoted/<model>/<debug>` say of which model and debug preset.
+            one before it, `candidate` what the tuner chose and a gate let pass. `promoted/<model>` and
+            `promoted/<model>/<debug>` say of which model and debug preset.
         profile: Profile of the line that promoted it.
         key: Config key that the reference comes from.
         embeds: Whether `latest` is the newest that makes vectors, and not the newest that makes tokens.
@@ -100,26 +101,34 @@ def engine(
         ArtifactError: If there is no such engine, or several models have one.
     """
     word, *rest = reference.split("/")
-    if word not in ("promoted", "previous") or len(rest) > 2:
+    if word not in ("promoted", "previous", "candidate") or len(rest) > 2:
         return _engine(store, reference, key, embeds=embeds)
     model = rest[0] if rest else ""
     debug = rest[1] if len(rest) == 2 else "none"
+    alias: Alias = "candidate" if word == "candidate" else "promoted"
     wanted = [
         line
-        for line in promoted_lines(store)
+        for line in promoted_lines(store, alias)
         if (line.profile, line.debug) == (profile, debug) and model in ("", line.model)
     ]
     if len(wanted) > 1:
         raise ArtifactError(
-            "several models have a promoted engine",
+            f"several models have a {alias} engine",
             where=key,
             seen=", ".join(map(str, wanted)),
             fix=f"say which: {key}={word}/{wanted[0].model}",
         )
+    if not wanted and alias == "candidate":
+        raise ArtifactError(
+            "there is no candidate yet",
+            where=key,
+            seen=f"{reference}, profile {profile}, debug {debug}",
+            fix="run `python -m recipes.tune`",
+        )
     if not wanted:
         raise _nothing_promoted(store, reference, profile, model, debug, key)
-    promotions = Promotions(store, wanted[0])
-    found = promotions.current if word == "promoted" else promotions.previous
+    promotions = Promotions(store, wanted[0], alias)
+    found = promotions.previous if word == "previous" else promotions.current
     if found is None:
         raise ArtifactError(
             "there was no promoted engine before this one", where=key, seen=str(wanted[0]), fix=f"give {key}=<digest>"

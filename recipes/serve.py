@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field, model_validator
 
 from recipes import app, chat, references, service
+from recipes.tuned import Tunable
 from throughline.contracts.errors import ArtifactError, DeployError
 from throughline.contracts.gateway import ContractName, ModelRoute
 from throughline.contracts.serving import ServeSpec
@@ -47,7 +48,7 @@ class Gateway(service.GatewaySettings):
     max_seq_len: int | None = Field(default=None, ge=2)
 
 
-class Config(app.RecipeConfig):
+class Config(Tunable):
     """Settings of `recipes.serve`; `tokenizer` is the folder of one whose engine is not on this machine."""
 
     serve: ServeSpec

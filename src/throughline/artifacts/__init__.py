@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from throughline.artifacts.environment import code_version, describe_environment
 from throughline.artifacts.manifest import FileEntry, Kind, Manifest, artifact_digest
-from throughline.artifacts.promotions import Line, Promotion, Promotions, promoted_lines
+from throughline.artifacts.promotions import Alias, Line, Promotion, Promotions, promoted_lines
 from throughline.artifacts.store import Artifact, ArtifactStore, StageRun
 
 __all__ = [
+    "Alias",
     "Artifact",
     "ArtifactStore",
     "FileEntry",

@@ -1,4 +1,4 @@
-"""Which engine a line of runs has promoted: a pointer beside the store that only its gate moves, with history."""
+"""Which engine a line of runs has promoted, and which is the candidate: pointers that only its gate moves."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote, unquote
 
 from throughline.artifacts.store import ArtifactStore
 from throughline.contracts.errors import ArtifactError
 
-_FOLDER = "promoted"
+# What a pointer is called, and its folder below the store.
+Alias = Literal["promoted", "candidate"]
+_FOLDER: Alias = "promoted"
 
 
 @dataclass(frozen=True, order=True)
@@ -42,15 +45,18 @@ class Promotion:
 class Promotions:
     """The promoted engines of a line, oldest first; the last one is what `promoted` means.
 
+    `candidate` has a history of its own: engines that passed a gate and are not promoted yet.
+
     Args:
         store: Where the engines lie.
         line: Whose pointer it is; a line never moves another one's.
+        alias: Which pointer.
     """
 
-    def __init__(self, store: ArtifactStore, line: Line) -> None:
+    def __init__(self, store: ArtifactStore, line: Line, alias: Alias = _FOLDER) -> None:
         self.line = line
         model, profile, debug = (quote(name, safe="") for name in (line.model, line.profile, line.debug))
-        self._path = store.home / _FOLDER / model / profile / f"{debug}.json"
+        self._path = store.home / alias / model / profile / f"{debug}.json"
 
     def history(self) -> list[Promotion]:
         """Returns every promotion, oldest first; empty if there was none.
@@ -102,9 +108,9 @@ class Promotions:
             yield
 
 
-def promoted_lines(store: ArtifactStore) -> list[Line]:
-    """Returns the lines that have promoted an engine, in alphabetical order."""
-    root = store.home / _FOLDER
+def promoted_lines(store: ArtifactStore, alias: Alias = _FOLDER) -> list[Line]:
+    """Returns the lines that have promoted an engine, or have a candidate, in alphabetical order."""
+    root = store.home / alias
     return sorted(
         Line(*(unquote(part) for part in (*path.relative_to(root).parts[:-1], path.name.removesuffix(".json"))))
         for path in root.glob("*/*/*.json")
