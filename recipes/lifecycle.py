@@ -2,6 +2,7 @@
 
 python -m recipes.lifecycle
 python -m recipes.lifecycle debug=fast
+python -m recipes.lifecycle loop.rounds=2      # and tunes what it has promoted, judged and deployed anew each round
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from recipes import (
     deploy,
     evaluate,
     layers,
+    lifecycle_loop,
     lifecycle_report,
     references,
     results,
@@ -74,7 +76,7 @@ def make(config: Config, table: StageTable) -> Run:
     if run.decision["promoted"] is not None:
         Promotions(config.store(), config.line).move(run.decision["promoted_digest"], decided.digest)
     elif not config.allow_unpromoted:
-        table.skip(*SERVING_STAGES, why="no engine passes the gate")
+        table.skip(*SERVING_STAGES, *lifecycle_loop.names(config.loop.rounds), why="no engine passes the gate")
         return run
     target = f"target={run.engines[run.decision['candidate']].digest}"
     run.stage(
@@ -87,6 +89,8 @@ def make(config: Config, table: StageTable) -> Run:
         lambda: layers.make(run.compose("bench", bench.Config, digest, target)),
         lambda item: [item],
     )
+    if config.loop.rounds:
+        lifecycle_loop.run_loop(run, digest)
     return run
 
 
@@ -170,9 +174,10 @@ def _decide(run: Run) -> Artifact:
 def main(config: Config) -> None:
     """Runs the recipe."""
     store = config.store()
-    seconds = stage_seconds.expected(store, str(config.line), STAGES, fast=config.debug == "fast")
+    stages = (*STAGES, *lifecycle_loop.names(config.loop.rounds))
+    seconds = stage_seconds.expected(store, str(config.line), stages, fast=config.debug == "fast")
     app.echo(f"lifecycle of {config.model.name}: profile {config.profile}, debug {config.debug}")
-    app.echo(f"{len(STAGES)} stages, {fmt.eta(sum(seconds.values()))} if none is made yet")
+    app.echo(f"{len(stages)} stages, {fmt.eta(sum(seconds.values()))} if none is made yet")
     with StageTable(seconds) as table:
         run = make(config, table)
     page = lifecycle_report.write(run, store.home / "lifecycle")

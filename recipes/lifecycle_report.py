@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from recipes import app, results, sample
+from recipes import app, lifecycle_loop, results, sample
 from recipes.lifecycle_run import Run
 from throughline.artifacts import Artifact, describe_environment
 from throughline.contracts.evaluation import GATED_SET, SHIFTED_SET, Evaluation
@@ -72,6 +72,7 @@ def figures(run: Run) -> dict[str, Any]:
             {"kind": item.manifest.kind, "name": item.manifest.name, "digest": item.digest} for item in _lineage(run)
         ],
         "promoted": run.decision["promoted"],
+        "loop": lifecycle_loop.figures(run.rounds),
         "decision": run.decision,
     }
 
@@ -95,6 +96,7 @@ def build(run: Run) -> Report:
             _engine_section(run),
             _detail_section(run),
             *([_serving_section(run)] if run.serving else []),
+            *([lifecycle_loop.section(run.rounds)] if run.rounds else []),
             _training_section(run),
             _data_section(run),
             _stage_section(run),

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from recipes import app, stage_seconds
+from recipes.lifecycle_round import Round
 from throughline.artifacts import Artifact, Line
 from throughline.contracts.config import StrictModel
 from throughline.contracts.evaluation import Evaluation, GatePolicy
@@ -28,6 +29,19 @@ class StagesSpec(StrictModel):
     compare: tuple[str, ...] = ()
     deploy: tuple[str, ...] = ()
     bench: tuple[str, ...] = ()
+    tune: tuple[str, ...] = ()
+
+
+class LoopSpec(StrictModel):
+    """The closed loop after the line.
+
+    Attributes:
+        rounds: Most rounds of measuring, tuning, judging and deploying; it ends earlier where nothing better passes.
+        name: Name of the preset that a round writes.
+    """
+
+    rounds: int = Field(default=0, ge=0)
+    name: str = "loop"
 
 
 class Config(app.RecipeConfig):
@@ -37,6 +51,7 @@ class Config(app.RecipeConfig):
     gate: GatePolicy
     debug: str = "none"
     stages: StagesSpec = StagesSpec()
+    loop: LoopSpec = LoopSpec()
     precisions: tuple[str, ...] = Field(default=("bf16", "int8", "int4", "int4_rtn"), min_length=1)
     compare_concurrency: int = Field(default=8, ge=1)
     allow_unpromoted: bool = False
@@ -77,6 +92,7 @@ class Run:
     comparison: Artifact | None = None
     decision: dict[str, Any] = field(default_factory=dict)
     serving: Artifact | None = None
+    rounds: list[Round] = field(default_factory=list)
 
     def raw_cells(self) -> dict[str, dict[str, Any]]:
         """Returns the benchmark cell of each precision's engine alone."""

@@ -22,6 +22,8 @@ REFERENCE = {
     "decide": 1.0,
     "deploy": 4.0,
     "bench": 170.0,
+    # Of each round of the loop.
+    "tune": 1800.0,
 }
 # Of debug=fast.
 REFERENCE_FAST = {
@@ -34,6 +36,7 @@ REFERENCE_FAST = {
     "decide": 1.0,
     "deploy": 4.0,
     "bench": 25.0,
+    "tune": 180.0,
 }
 _PROBE_SIZE = 512
 _PROBE_SECONDS = 0.25
@@ -53,7 +56,7 @@ def expected(store: ArtifactStore, line: str, stages: Sequence[str], *, fast: bo
         return {name: known[name] for name in stages}
     scale = REFERENCE_GFLOPS / probe()
     table = REFERENCE_FAST if fast else REFERENCE
-    return {name: known.get(name, table.get(name, 1.0) * scale) for name in stages}
+    return {name: known.get(name, table.get(name.split()[0], 1.0) * scale) for name in stages}
 
 
 def remember(store: ArtifactStore, line: str, stage: str, seconds: float) -> None:
