@@ -52,7 +52,7 @@ def _tuned(run: Run, engine: Artifact, number: int, dataset: str) -> Round:
     # The reference's questions: its evaluation is compared with the tuned engine's.
     suite = run.compose("evaluate", evaluate.Config).suite
     config = config.model_copy(
-        update={"gate": run.config.gate, "suite": suite, "debug": run.config.debug, "presets": presets}
+        update={"gate": run.config.gate, "suite": suite, "line_debug": run.config.debug, "presets": presets}
     )
     reference = run.evaluated[run.config.precisions[0]]
 

@@ -73,7 +73,7 @@ def make(
     kept = len(study.measured)
     if kept:
         tell(f"goes on  {kept} probes are made already, in {folder}")
-    first = [start, *(start | dict(each) for each in advice)]
+    first = [start, *(tune_prior.reconciled(start, each) for each in advice)]
     study.run(
         asked,
         [*first, *tune_prior.proposals(space, start, info, config.workload)],

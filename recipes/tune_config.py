@@ -39,7 +39,7 @@ class Config(Tunable):
         race: Sizes of the finalists' race.
         gpu: Where a space of GPUs is planned for.
         config: Of its model, a `config.json` or a folder with one.
-        debug: Debug preset of the line whose candidate is moved.
+        line_debug: Debug preset of the line whose candidate is moved.
     """
 
     model: app.ModelSpec
@@ -63,12 +63,12 @@ class Config(Tunable):
     noise_probes: int = Field(default=4, ge=2)
     regate: bool = True
     presets: Path = app.CONF / "tuned"
-    debug: str = "none"
+    line_debug: str = "none"
 
     @property
     def line(self) -> Line:
         """The line whose candidate a winner becomes."""
-        return Line(self.model.name, self.profile, self.debug)
+        return Line(self.model.name, self.profile, self.line_debug)
 
     @property
     def limits(self) -> Limits:

@@ -45,6 +45,15 @@ def proposals(space: SpaceSpec, start: Settings, info: EngineInfo, workload: Wor
     return list({identity(point): point for point in points}.values())
 
 
+def reconciled(start: Settings, change: Settings) -> dict[str, Any]:
+    """Returns the incumbent with a change; a batch that a shorter step has no token for shrinks with it."""
+    point = dict(start) | dict(change)
+    tokens, batch = point.get("engine.max_num_tokens"), point.get("engine.max_batch_size")
+    if tokens is not None and batch is not None and tokens < batch and "engine.max_batch_size" not in change:
+        point["engine.max_batch_size"] = tokens
+    return point
+
+
 def _precisions(space: SpaceSpec, start: Settings) -> list[Any]:
     order = ("f32", "bf16", "fp8", "int8", "int8_sq", "w4a8_awq", "int4_awq", "nvfp4", "int4")
     dimension = next((each for each in space.dimensions if each.key == "engine.precision"), None)

@@ -13,7 +13,7 @@ from recipes import app, references, tune, tune_check, tune_gate, tune_report, v
 from recipes.tune_advice import changes
 from recipes.tune_lint import RULES, CpuLint
 from recipes.tune_plan import Gpu
-from recipes.tune_prior import proposals
+from recipes.tune_prior import proposals, reconciled
 from tests.tiny import write_engine_info
 from tests.unit.tuning.surface import Paper
 from throughline.artifacts import Artifact, ArtifactStore, Line, Promotions
@@ -153,6 +153,17 @@ def test_the_arithmetic_proposes_points_of_the_space(tmp_path: Path) -> None:
         ("int8", 32, 128),
         ("int8", 32, 64),
     ]
+
+
+def test_an_advice_of_shorter_steps_takes_the_batch_along() -> None:
+    """The doctor's lever of 32 tokens beside a batch of 64 was refused by the linter, and so never measured."""
+    start = {"engine.max_num_tokens": 128, "engine.max_batch_size": 64}
+    assert reconciled(start, {"engine.max_num_tokens": 32}) == {
+        "engine.max_num_tokens": 32,
+        "engine.max_batch_size": 32,
+    }
+    asked = {"engine.max_num_tokens": 32, "engine.max_batch_size": 64}
+    assert reconciled(start, asked) == asked, "what was asked for is refused and not changed"
 
 
 class Refusing:
