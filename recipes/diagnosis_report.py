@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from throughline.contracts.diagnosis import Diagnosis, Evidence, Finding
 from throughline.contracts.measurement import PHASES, Measurement
 from throughline.contracts.report import Column, Judged, Plot, Report, Section, Series, Table, VerdictKind
+from throughline.diagnosis import Seen
 
 Judgement = tuple[Measurement, Diagnosis, tuple[str, ...]]
 
@@ -100,11 +101,11 @@ def _environment(found: Sequence[Judgement]) -> dict[str, str]:
 def _sections(run: Measurement, diagnosis: Diagnosis, blind: Sequence[str], *, name: str) -> list[Section]:
     lead = f"{name}: " if name else ""
     sections = [_finding(finding, lead) for finding in diagnosis.findings]
-    sections.append(Section(f"{lead}where a request's time goes", tables=[_run_table(run)], plots=_plots(run)))
+    sections.append(Section(f"{lead}Where a request's time goes", tables=[_run_table(run)], plots=_plots(run)))
     if blind or diagnosis.undecided:
         rows: list[list[object]] = [[rule.name, ", ".join(rule.lacks)] for rule in diagnosis.undecided]
         table = Table("Rules without readings", [Column("rule", align="left"), Column("lacks", align="left")], rows)
-        sections.append(Section(f"{lead}what could not be seen", "\n\n".join(blind), [table] if rows else []))
+        sections.append(Section(f"{lead}What could not be seen", "\n\n".join(blind), [table] if rows else []))
     return sections
 
 
@@ -141,8 +142,10 @@ def _run_table(run: Measurement) -> Table:
 
 
 def _plots(run: Measurement) -> list[Plot]:
-    names = [name for name in PHASES if name in run.phases]
+    # As the rules see them, so that the picture and the finding's arithmetic are the same.
+    phases = Seen(run).phases
+    names = [name for name in PHASES if name in phases]
     if not names:
         return []
-    values = [run.phases[name] * 1e3 for name in names]
+    values = [phases[name] * 1e3 for name in names]
     return [Plot("A mean request", "phase", "time (ms)", [Series("mean", names, values)], kind="bar")]

@@ -80,3 +80,17 @@ def test_an_unexplained_run_is_unclear() -> None:
     report = diagnosis_report.page([(slow, diagnose(slow), ())], "x")
     assert report.verdict_kind in ("unclear", "bad")
     assert "decoding_share" in report.verdict or report.verdict_kind == "bad"
+
+
+def test_the_picture_shows_the_queue_that_the_finding_counts() -> None:
+    hidden = run(phases={"queue": 0.0, "prefill": 4.0, "decode": 1.0}, engine={"waiting": 6.0})
+    rate = hidden.requests / hidden.seconds
+    plots = [
+        plot
+        for section in diagnosis_report.page([(hidden, diagnose(hidden), ())], "x").sections
+        for plot in section.plots
+    ]
+    (series,) = plots[0].series
+    shown = dict(zip(series.x, series.y, strict=True))
+    assert shown["queue"] == pytest.approx(1e3 * min(6.0 / rate, 4.0))
+    assert sum(shown.values()) == pytest.approx(1e3 * sum(hidden.phases.values()))
