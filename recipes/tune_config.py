@@ -60,7 +60,7 @@ class Config(Tunable):
     layer: Target = "raw"
     name: str = Field(default="tuned", pattern=r"^[\w.-]+$")
     price: PriceSpec = PriceSpec()
-    noise_probes: int = Field(default=4, ge=2)
+    noise_probes: int = Field(default=4, ge=3)
     regate: bool = True
     presets: Path = app.CONF / "tuned"
     line_debug: str = "none"

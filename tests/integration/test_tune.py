@@ -41,7 +41,7 @@ def command(home: Path, engine: Artifact, *more: str) -> list[str]:
         *(sys.executable, "-m", "recipes.tune", f"paths.home={home}", f"presets={home / 'tuned'}", "name=tiny"),
         *(f"target={engine.digest}", f"space={space}", f"workload={workload}", "workload.arrivals.users=4"),
         *("workload.shared_prefix_tokens=0", "workload.input_cv=0", "workload.output_cv=0"),
-        *("slo={ttft_seconds: 30, percentile: 90}", "regate=false", "noise_probes=2", "study.probe_seconds=1"),
+        *("slo={ttft_seconds: 30, percentile: 90}", "regate=false", "noise_probes=3", "study.probe_seconds=1"),
         *("study.probes=3", "race.rounds=1", "race.seconds=1", "race.finalists=1", *more),
     ]
 
