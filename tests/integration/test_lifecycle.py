@@ -171,7 +171,6 @@ def test_killed_in_every_stage_it_completes_and_then_finds_everything(line: Line
     for text in (
         "verdict  ",
         f"report   {folder / 'report.html'}",
-        "log      ",
         "make serve",
         "make chat",
         "curl http",

@@ -31,6 +31,7 @@ RECIPES = (
     "keys",
     "diagnose",
     "profile",
+    "tune",
 )
 
 
