@@ -5,11 +5,11 @@ python -m recipes.diagnose fault=tiny_batch target=promoted
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import yaml
 from pydantic import Field
 
 from throughline.artifacts import Artifact, ArtifactStore
@@ -155,11 +155,9 @@ def pulled(spec: FaultSpec, lever: Lever) -> FaultSpec:
 
 def literal(text: str) -> Any:
     """Reads an override's value: a number, true or false, or a word."""
-    if text in ("true", "false"):
-        return text == "true"
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
         return text
 
 
