@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from throughline.gateway.errors import ApiError, server_error
+from throughline.gateway.errors import server_error
 from throughline.gateway.events import EventStream
 from throughline.gateway.http import Exchange
 from throughline.gateway.jobs import Choice, Job
@@ -108,28 +108,19 @@ class ChoiceRun:
 
     async def _attempt(self, read: Callable[[], Awaitable[None]]) -> None:
         """Sends the request and reads what the client is shown first; what fails before that may be sent again."""
-        guard, metrics, attempt = self._job.model.guard, self._job.model.metrics, 0
-        while True:
-            try:
-                self.tokens.send(await self._request())
-                await read()
-            except ApiError as error:
-                guard.failed(error)
-                metrics.breaker_open = guard.is_open
-                pause = guard.pause(error, attempt)
-                if pause is None:
-                    raise
-            else:
-                guard.succeeded()
-                metrics.breaker_open = guard.is_open
-                return
-            attempt += 1
-            metrics.retries += 1
+
+        async def ask() -> None:
+            self.tokens.send(await self._request())
+            await read()
+
+        async def again(pause: float) -> None:
             await self.close()
             await asyncio.sleep(pause)
             self.tokens = self._start()
             if self._gone:
                 self.tokens.abort(ClientGoneError())
+
+        await self._job.model.until_answered(ask, again)
 
     def _start(self) -> TokenStream:
         model, seconds = self._job.model, self._seconds_left()

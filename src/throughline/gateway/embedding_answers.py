@@ -101,30 +101,16 @@ class _Run:
             self._vectors[index] = await self._one(index)
 
     async def _one(self, index: int) -> Vector:
-        model, attempt = self._job.model, 0
-        guard, metrics = model.guard, model.metrics
-        while True:
-            try:
-                vector = await model.upstream.embed(
-                    model.triton_model,
-                    self._job.prompts[index],
-                    request_id=f"{self._exchange.request_id}-{index}" if index else self._exchange.request_id,
-                    seconds=self._seconds,
-                    metadata=self._metadata,
-                )
-            except ApiError as error:
-                guard.failed(error)
-                metrics.breaker_open = guard.is_open
-                pause = guard.pause(error, attempt)
-                if pause is None:
-                    raise
-            else:
-                guard.succeeded()
-                metrics.breaker_open = guard.is_open
-                return vector
-            attempt += 1
-            metrics.retries += 1
-            await asyncio.sleep(pause)
+        model = self._job.model
+        return await model.until_answered(
+            lambda: model.upstream.embed(
+                model.triton_model,
+                self._job.prompts[index],
+                request_id=f"{self._exchange.request_id}-{index}" if index else self._exchange.request_id,
+                seconds=self._seconds,
+                metadata=self._metadata,
+            )
+        )
 
 
 async def _unless_gone(exchange: Exchange, work: Any) -> list[Vector]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from throughline.contracts.embedding import EmbeddingInfo
 from throughline.contracts.gateway import GatewaySpec, ModelRoute
@@ -15,6 +16,8 @@ from throughline.gateway.facts import EngineFacts, load_facts
 from throughline.gateway.metrics import GatewayMetrics, ModelMetrics
 from throughline.gateway.resilience import Guard
 from throughline.gateway.upstream import Contract, TritonUpstream, contract_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,36 @@ class ServedModel:
     async def ready(self) -> bool:
         """Whether an answer came lately, or comes now."""
         raise NotImplementedError
+
+    async def until_answered(
+        self, ask: Callable[[], Awaitable[T]], again: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> T:
+        """Asks, and while the engine is away asks again, as `guard` allows.
+
+        Args:
+            ask: Sends the request and reads what the client is shown first.
+            again: Waits so many seconds, and makes ready for the next time.
+
+        Raises:
+            ApiError: That of the last time.
+        """
+        attempt = 0
+        while True:
+            try:
+                found = await ask()
+            except ApiError as error:
+                self.guard.failed(error)
+                self.metrics.breaker_open = self.guard.is_open
+                pause = self.guard.pause(error, attempt)
+                if pause is None:
+                    raise
+            else:
+                self.guard.succeeded()
+                self.metrics.breaker_open = self.guard.is_open
+                return found
+            attempt += 1
+            self.metrics.retries += 1
+            await again(pause)
 
 
 @dataclass(frozen=True)
