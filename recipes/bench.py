@@ -4,19 +4,21 @@ python -m recipes.bench workload=chat slo=interactive 'targets=[raw,gateway]'
 python -m recipes.bench workload=rag scenario=Server workload.arrivals.requests_per_second=2 seconds=120
 python -m recipes.bench workload=edge "settings=['engine.max_num_tokens=256']" 'targets=[raw]'
 python -m recipes.bench workload=chat 'targets=[gateway]' web_ui=true
+python -m recipes.bench workload=chat endpoint.url=http://gpu-1:8000 endpoint.tokenizer=/checkpoints/llama
 python -m recipes.bench bench.repeats=5
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recipes import app, layers, references
 from recipes.bench_run import Run, run_workload
+from recipes.endpoint import Endpoint
 from throughline.contracts.benchmark import BenchSpec
 from throughline.contracts.errors import ConfigError
 from throughline.contracts.price import PriceSpec
@@ -40,6 +42,7 @@ class Config(layers.LayersConfig):
         settings: Beside their own, `engine.…` of the target `raw`, `serve.…` of Triton, `gateway.…` of the gateway:
             `key=value` each.
         web_ui: Whether Locust shows its own pages while it runs.
+        endpoint: A service that runs already, which a workload is sent to instead of `targets`.
     """
 
     bench: BenchSpec
@@ -51,6 +54,15 @@ class Config(layers.LayersConfig):
     rounds: int = Field(default=1, ge=1)
     settings: tuple[str, ...] = ()
     web_ui: bool = False
+    endpoint: Endpoint = Endpoint()
+
+    @model_validator(mode="after")
+    def _an_endpoint_takes_a_workload(self) -> Self:
+        if self.endpoint.url is not None and self.workload is None:
+            raise ValueError("layers are compared of our own targets: give an endpoint a workload (workload=chat)")
+        if self.endpoint.url is not None and self.settings:
+            raise ValueError("settings are of targets that the benchmark starts; an endpoint has its own")
+        return self
 
     def run(self) -> Run:
         """Returns what is run of a workload.
@@ -68,16 +80,21 @@ class Config(layers.LayersConfig):
                 fix="say how many requests a second: workload.arrivals.requests_per_second=2",
             )
         store = self.store()
-        engine = references.engine(store, self.target, self.profile)
-        with_questions = workload.source == "dataset"
+        elsewhere = self.endpoint.url is not None
+        engine = None if elsewhere else references.engine(store, self.target, self.profile)
+        tokenizer = self.endpoint.tokenizer if engine is None else engine.path
+        dataset = None
+        if workload.source == "dataset" and tokenizer is not None:
+            dataset = references.dataset(store, self.dataset, tokenizer, engine)
         return Run(
             store=store,
             engine=engine,
-            dataset=references.dataset(store, self.dataset, engine.path, engine) if with_questions else None,
+            endpoint=self.endpoint if elsewhere else None,
+            dataset=dataset,
             workload=workload if self.scenario is None else workload.under(self.scenario),
             slo=self.slo,
             price=self.price,
-            targets=self.targets,
+            targets=("gateway",) if elsewhere else self.targets,
             seconds=self.seconds,
             rounds=self.rounds,
             settings=dict(_setting(text) for text in self.settings),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes import app, bench_report, layers, service
-from recipes.measuring import measuring
+from recipes.endpoint import Endpoint, attached
+from recipes.measuring import Measuring, measuring
 from throughline.artifacts import Artifact, ArtifactStore, code_version
 from throughline.contracts.errors import MeasurementError, UserError
 from throughline.contracts.measurement import Measurement, Target
@@ -23,7 +26,14 @@ if TYPE_CHECKING:
 MEASUREMENTS = "measurements.json"
 # Lines of a trace that were not sent again, with their reasons.
 REJECTS = "trace_rejects.jsonl"
-_CODE = (*layers.MEASURED, "recipes.measuring", "recipes.opening", "recipes.workloads", "recipes.engine_readings")
+_CODE = (
+    *layers.MEASURED,
+    "recipes.measuring",
+    "recipes.opening",
+    "recipes.endpoint",
+    "recipes.workloads",
+    "recipes.engine_readings",
+)
 # Parts that a target does not have, so that their settings change nothing in it.
 _BELOW: Mapping[Target, Sequence[str]] = {"raw": ("serve", "gateway"), "triton": ("gateway",), "gateway": ()}
 
@@ -33,13 +43,16 @@ class Run:
     """What is measured; see `recipes.bench.Config`.
 
     Attributes:
+        engine: What the targets run; None with an endpoint.
+        endpoint: A service that runs already; it is the target `gateway`.
         settings: By dotted key, of all targets together.
         web_port: Where Locust shows its pages; None for nowhere.
         command: What the user typed, for the report.
     """
 
     store: ArtifactStore
-    engine: Artifact
+    engine: Artifact | None
+    endpoint: Endpoint | None
     dataset: Artifact | None
     workload: Workload
     slo: SloSpec | None
@@ -52,6 +65,13 @@ class Run:
     seed: int
     web_port: int | None
     command: str
+
+    @property
+    def subject(self) -> str:
+        """What is measured, for people."""
+        if self.engine is not None:
+            return self.engine.short
+        return self.endpoint.address if self.endpoint is not None else ""
 
     def of(self, target: Target) -> dict[str, Any]:
         """Returns a target's settings by dotted key."""
@@ -74,11 +94,13 @@ def run_workload(run: Run) -> Artifact:
     Raises:
         MeasurementError: If a target could not be measured; what was is in the folder that it names.
     """
-    inputs = {"engine": run.engine} | ({"dataset": run.dataset} if run.dataset is not None else {})
+    given = {"engine": run.engine, "dataset": run.dataset}
+    # What others run is not ours to know: it may be another one now, so that it is measured anew.
+    elsewhere = {} if run.endpoint is None else {"endpoint": run.endpoint.model_dump(mode="json"), "at": time.time()}
     stage = run.store.stage(
         "benchmark",
-        run.engine.manifest.name,
-        inputs=inputs,
+        run.engine.manifest.name if run.engine is not None else "endpoint",
+        inputs={role: artifact for role, artifact in given.items() if artifact is not None},
         config={
             "workload": run.workload.model_dump(mode="json"),
             "slo": None if run.slo is None else run.slo.model_dump(mode="json"),
@@ -87,6 +109,7 @@ def run_workload(run: Run) -> Artifact:
             "seconds": run.seconds,
             "rounds": run.rounds,
             "settings": dict(run.settings),
+            **elsewhere,
         },
         code_version=code_version(*_CODE, extras=layers.EXTRAS),
         seed=run.seed,
@@ -139,17 +162,21 @@ def _measure_all(run: Run) -> tuple[list[Measurement], list[UserError]]:
 
 
 def _one(run: Run, target: Target, round_: int) -> Measurement:
-    with measuring(
-        target,
-        store=run.store,
-        engine=run.engine,
-        settings=run.of(target),
-        timeout_seconds=run.timeout_seconds,
-        web_port=run.web_port,
-    ) as ready:
+    with _ready(run, target) as ready:
         return ready.measure(
             run.workload, slo=run.slo, seconds=run.seconds, seed=run.seed + round_, dataset=run.dataset
         )
+
+
+@contextlib.contextmanager
+def _ready(run: Run, target: Target) -> Iterator[Measuring]:
+    options: dict[str, Any] = {"timeout_seconds": run.timeout_seconds, "web_port": run.web_port}
+    if run.engine is None:
+        with attached(run.endpoint or Endpoint(), **options) as found:
+            yield Measuring(found, run.timeout_seconds)
+        return
+    with measuring(target, store=run.store, engine=run.engine, settings=run.of(target), **options) as ready:
+        yield ready
 
 
 def _write(run: Run, found: Sequence[Measurement], folder: Path) -> Path:
@@ -158,7 +185,7 @@ def _write(run: Run, found: Sequence[Measurement], folder: Path) -> Path:
     (folder / MEASUREMENTS).write_text(json.dumps([item.model_dump(mode="json") for item in found], indent=1) + "\n")
     if run.workload.trace is not None:
         run.read_trace().write_rejects(folder / REJECTS)
-    page, _ = write_report(bench_report.build(found, run.price, engine=run.engine.short, command=run.command), folder)
+    page, _ = write_report(bench_report.build(found, run.price, engine=run.subject, command=run.command), folder)
     return page
 
 

@@ -6,7 +6,7 @@ import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -130,6 +130,10 @@ def defaults_of(schema: type[BaseModel]) -> dict[str, Any]:
             found[name] = defaults_of(kind)
         elif field.is_required():
             found[name] = "???"
+        elif get_origin(kind) is dict:
+            # Its keys are the user's: Hydra would take none that the defaults have not.
+            default = field.get_default(call_default_factory=True)
+            found[name] = OmegaConf.create(default, flags={"struct": False})
         else:
             found[name] = TypeAdapter(Any).dump_python(field.get_default(call_default_factory=True), mode="json")
     return found

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError
 
 from recipes import app, diagnosis_report, faults, references
+from recipes.opening import LOOPBACK
 from throughline.artifacts import Artifact, ArtifactStore
 from throughline.contracts.diagnosis import Diagnosis
 from throughline.contracts.engine import EngineInfo
@@ -30,7 +31,6 @@ from throughline.contracts.slo import SloSpec
 from throughline.contracts.text import shorten
 from throughline.diagnosis import diagnose
 
-_LOCAL = {"127.0.0.1", "localhost", "::1"}
 # Files of a benchmark's folder that may hold measurements.
 _FILES = ("measurements.json", "measurement.json", "benchmark.json")
 
@@ -102,7 +102,7 @@ def watched(config: Config, url: str) -> tuple[Measurement, tuple[str, ...]]:
     if config.target is not None:
         engine = references.engine(config.store(), config.target, config.profile)
         settings = {f"engine.{key}": value for key, value in EngineInfo.read(engine.path).spec.model_dump().items()}
-    cores = len(os.sched_getaffinity(0)) if urlsplit(url).hostname in _LOCAL else 0
+    cores = len(os.sched_getaffinity(0)) if urlsplit(url).hostname in LOOPBACK else 0
     found = watch(url, config.metrics_url or "", seconds=config.seconds, slo=config.slo, settings=settings, cores=cores)
     return found.run, found.blind
 

@@ -87,7 +87,7 @@ def measuring(
         timeout_seconds=timeout_seconds,
         web_port=web_port,
     ) as found:
-        yield Measuring(found, engine, timeout_seconds)
+        yield Measuring(found, timeout_seconds)
 
 
 class Measuring:
@@ -95,12 +95,11 @@ class Measuring:
 
     Args:
         found: The target.
-        engine: What answers.
         timeout_seconds: A request that takes longer has failed.
     """
 
-    def __init__(self, found: Opened, engine: Artifact, timeout_seconds: float) -> None:
-        self._opened, self._engine, self._timeout = found, engine, timeout_seconds
+    def __init__(self, found: Opened, timeout_seconds: float) -> None:
+        self._opened, self._timeout = found, timeout_seconds
 
     def measure(
         self,
@@ -120,7 +119,7 @@ class Measuring:
 
         found = self._opened
         maker = RequestMaker(
-            self._engine,
+            found.tokenizer,
             workload,
             int(found.spec["max_seq_len"]),
             seed=seed,
@@ -130,7 +129,7 @@ class Measuring:
         requests, load = self._load(maker, workload, seconds)
         if found.spans is not None:
             load = dataclasses.replace(load, sessions=traced(load.sessions, seed))
-        with GpuSampler() as gpus, Sampler(found.groups, found.gauges) as sampler:
+        with GpuSampler(here=found.here) as gpus, Sampler(found.groups, found.gauges) as sampler:
             driven = found.target.drive(load)
         if found.spans is not None:
             driven = with_phases(driven, load, found.spans)
@@ -138,21 +137,24 @@ class Measuring:
         machine = sampler.readings(window.begin, window.end, gpus=gpu_readings(gpus.samples, window.begin, window.end))
         generator = machine.busy_cores.get("generator")
         readings = step_readings(driven, window) if driven.steps else gauge_readings(sampler, window)
-        bandwidth = memory_bandwidth(EngineInfo.read(self._engine.path), found.spec, driven, window, readings)
-        limits = {name: int(found.spec[name]) for name in ("max_batch_size", "max_num_tokens")}
+        limits = {name: int(found.spec[name]) for name in ("max_batch_size", "max_num_tokens") if name in found.spec}
+        if found.engine is not None:
+            info = EngineInfo.read(found.engine.path)
+            bandwidth = memory_bandwidth(info, found.spec, driven, window, readings)
+            machine = machine.model_copy(
+                update={"bandwidth": bandwidth, "bandwidth_bound": read_bandwidth(machine.cores)}
+            )
         return summarise_load(
             found.name,
             driven,
             window,
             prove(workload, requests, load, driven, seconds=seconds, generator_cores=generator),
-            engine_digest=self._engine.digest,
+            engine_digest=found.engine.digest if found.engine is not None else "",
             settings=found.settings,
             workload=workload.model_dump(mode="json"),
             slo=slo,
             engine=readings.model_copy(update=limits),
-            machine=machine.model_copy(
-                update={"bandwidth": bandwidth, "bandwidth_bound": read_bandwidth(machine.cores)}
-            ),
+            machine=machine,
             seed=seed,
         )
 

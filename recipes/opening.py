@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from throughline.triton.server import TritonServer
 
 MODEL = "bench"
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 Settings = Mapping[str, Any]
 Pids = Callable[[], Sequence[int]]
 _PARTS = {"raw": {"engine"}, "triton": {"serve"}, "gateway": {"serve", "gateway"}}
@@ -38,10 +40,13 @@ class Opened:
         name: Which one.
         target: Takes loads.
         groups: Ids of its processes, by what they do.
-        gauges: Reads the server's gauges; None for an engine alone.
-        spec: The engine's settings as it runs.
+        gauges: Reads the server's gauges; None where nothing has any.
+        spec: The engine's settings as it runs; `max_seq_len` at least.
         settings: Those and the ones that it was opened with, by dotted key.
+        tokenizer: Folder of what counts its tokens.
+        engine: What answers; None where others run it.
         spans: Takes the gateway's spans; None for a target without it.
+        here: Whether it works on this machine, so that this machine's GPUs are its.
     """
 
     name: Target
@@ -50,7 +55,10 @@ class Opened:
     gauges: Callable[[], Mapping[str, float]] | None
     spec: Mapping[str, Any]
     settings: Settings
+    tokenizer: Path
+    engine: Artifact | None = None
     spans: SpanReceiver | None = None
+    here: bool = True
 
 
 @contextlib.contextmanager
@@ -94,10 +102,12 @@ def opened(
             loaded = _triton(server, groups, options)
         else:
             process = stack.enter_context(service.gateway(server, MODEL, engine, gateway))
-            groups["gateway"] = lambda: _tree(process.pid)
+            groups["gateway"] = lambda: process_tree(process.pid)
             loaded = stack.enter_context(_locust(process.url, (server.pid, process.pid), groups, options, web_port))
         gauges = _gauges(server)
-        yield Opened(target, loaded, groups, gauges, spec, _flat(spec) | dict(settings), spans)
+        yield Opened(
+            target, loaded, groups, gauges, spec, _flat(spec) | dict(settings), engine.path, engine=engine, spans=spans
+        )
 
 
 def _gateway_settings(values: Settings, spans: SpanReceiver | None) -> service.GatewaySettings:
@@ -115,7 +125,7 @@ def _raw(engine: Artifact, overrides: Settings, settings: Settings, options: Map
         # Loads the engine, so that what it refuses is said now.
         spec = alone.settings()
         groups = {"engine": lambda: alone.processes.servers}
-        yield Opened("raw", alone, groups, None, spec, _flat(spec) | dict(settings))
+        yield Opened("raw", alone, groups, None, spec, _flat(spec) | dict(settings), engine.path, engine=engine)
 
 
 def _triton(server: TritonServer, groups: dict[str, Pids], options: Mapping[str, Any]) -> targets.Target:
@@ -151,14 +161,15 @@ def _family(pid: int) -> tuple[list[int], list[int]]:
     """Processes of Triton, and of the engine's worker below it."""
     server: list[int] = []
     engine: list[int] = []
-    for each in _tree(pid):
+    for each in process_tree(pid):
         with contextlib.suppress(psutil.Error):
             line = psutil.Process(each).cmdline()
             (engine if any(part.endswith("engine_worker") for part in line) else server).append(each)
     return server, engine
 
 
-def _tree(pid: int) -> list[int]:
+def process_tree(pid: int) -> list[int]:
+    """Returns a process and all that it has started; what has ended counts as nothing."""
     try:
         process = psutil.Process(pid)
         return [pid, *(child.pid for child in process.children(recursive=True))]

@@ -38,6 +38,7 @@ class Config(app.RecipeConfig):
     delay_seconds: float = Field(default=0, ge=0)
     kernel: str = ""
     launches: int = Field(default=20, ge=1)
+    lock_clocks: bool = True
     out: Path | None = None
     run: bool = False
     read: tuple[Path, ...] = ()
@@ -69,6 +70,7 @@ def script(config: Config, out: Path) -> list[list[str]]:
         kernel=config.kernel,
         launches=config.launches,
         pid=config.pid,
+        lock_clocks=config.lock_clocks,
     )
 
 

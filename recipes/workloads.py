@@ -1,4 +1,4 @@
-"""A workload's requests for one engine: in its tokens, through its chat template, within its context."""
+"""A workload's requests for one model: in its tokens, through its chat template, within its context."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from throughline.artifacts import Artifact
+from throughline.checkpoints import TOKENIZER
 from throughline.contracts.benchmark import BenchRequest
 from throughline.contracts.errors import ConfigError
 from throughline.contracts.workload import Workload
@@ -27,9 +28,9 @@ class RequestMaker:
     """Makes requests.
 
     Args:
-        engine: Whose tokens are counted.
+        tokenizer: Folder of an engine or a checkpoint, whose tokens are counted.
         workload: What is asked for.
-        max_seq_len: The engine's context.
+        max_seq_len: The model's context.
         seed: Of arrivals and lengths.
         texts: Seed of the words, so that what one target was sent is new to the next.
         dataset: Questions, for `workload.source=dataset`.
@@ -40,11 +41,11 @@ class RequestMaker:
     """
 
     def __init__(
-        self, engine: Artifact, workload: Workload, max_seq_len: int, *, seed: int, texts: str, dataset: Artifact | None
+        self, tokenizer: Path, workload: Workload, max_seq_len: int, *, seed: int, texts: str, dataset: Artifact | None
     ) -> None:
         from throughline.benchmarking.workload import check_context
 
-        self._engine, self._workload, self._max_seq_len = engine, workload, max_seq_len
+        self._tokenizer, self._workload, self._max_seq_len = tokenizer, workload, max_seq_len
         self._seed, self._texts, self._dataset = seed, texts, dataset
         if workload.source == "dataset":
             self._pool()
@@ -94,14 +95,14 @@ class RequestMaker:
     def _render(self) -> Render:
         from throughline.data.render import Renderer
 
-        renderer = Renderer(self._engine.path)
+        renderer = Renderer(self._tokenizer)
         return lambda messages, tools: renderer.prompt(messages, tools)[1]
 
     @functools.cached_property
     def _prompts(self) -> Prompts:
         from throughline.benchmarking.prompts import Prompts, words_of
 
-        return Prompts(self._render, words_of(self._engine.path / "tokenizer.json", seed=self._seed))
+        return Prompts(self._render, words_of(self._tokenizer / TOKENIZER, seed=self._seed))
 
     def _pool(self) -> list[BenchRequest]:
         from throughline.benchmarking.scenario import load_questions

@@ -1,9 +1,8 @@
 """Triton Python model that stands in for TensorRT-LLM's C++ `tensorrt_llm`: its tensors, our CPU engine behind them.
 
-Parameters: `cpu_engine_dir`, and `log_path`, which gets a JSON line for each request that begins and one
-when it ends. As the C++ back end does,
-it takes a batch dimension of one, ends at stop words by their ids and with them, and ends the request of the same id on
-`stop`.
+Parameters: `cpu_engine_dir`, and `log_path`, which gets a JSON line for each request that begins and one when it ends;
+while there is a file of its name with `.hold` behind it, the engine makes no step. As the C++ back end does, it takes a
+batch dimension of one, ends at stop words by their ids and with them, and ends the request of the same id on `stop`.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from throughline import engines  # noqa: E402
 from throughline.contracts.engine import SamplingParams, StepOutput  # noqa: E402
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+HELD_SECONDS = 0.01
 
 
 class Live:
@@ -67,6 +67,7 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         self._engine_dir = Path(parameters["cpu_engine_dir"]["string_value"])
         self._log = Path(parameters["log_path"]["string_value"])
+        self._hold = Path(f"{self._log}.hold")
         self._exclude = parameters["exclude_input_in_output"]["string_value"] == "true"
         self._decoupled = json.loads(args["model_config"])["model_transaction_policy"]["decoupled"]
         self._queue: SimpleQueue[tuple[str, Live] | None] = SimpleQueue()
@@ -88,15 +89,16 @@ class TritonPythonModel:
     def _run(self) -> None:
         self._runtime = engines.load(self._engine_dir)
         while self._take():
-            for output in self._runtime.step() if self._live else ():
+            for output in self._runtime.step() if self._live and not self._hold.exists() else ():
                 self._answer(output)
         self._runtime.close()
 
     def _take(self) -> bool:
-        block = not self._live
+        held = self._hold.exists()
+        block = held or not self._live
         while True:
             try:
-                item = self._queue.get(block)
+                item = self._queue.get(block, HELD_SECONDS if held else None)
             except Empty:
                 return True
             if item is None:

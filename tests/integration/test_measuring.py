@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from recipes.bench_run import Run, read, run_workload
+from recipes.endpoint import Endpoint
 from recipes.measuring import Measuring, measure
 from recipes.opening import Opened
 from tests.conftest import RunningTriton
@@ -90,7 +91,7 @@ def served(engine: Artifact, name: Target, target: Any, server: RunningTriton, s
     def gauges() -> Mapping[str, float]:
         return engine_gauges(fetch("127.0.0.1", server.metrics_port), server.model)
 
-    return Measuring(Opened(name, target, {}, gauges, spec, {}, spans), engine, 60.0)
+    return Measuring(Opened(name, target, {}, gauges, spec, {}, engine.path, engine=engine, spans=spans), 60.0)
 
 
 def assert_shaped(found: Measurement) -> None:
@@ -165,8 +166,9 @@ def test_a_gateway_is_started_measured_and_stopped(store: ArtifactStore, engine:
     assert found.settings["serve.stream_interval_tokens"] == 4
 
 
-def run_of(store: ArtifactStore, engine: Artifact, **more: Any) -> Run:
+def run_of(store: ArtifactStore, engine: Artifact | None, **more: Any) -> Run:
     values: dict[str, Any] = {
+        "endpoint": None,
         "dataset": None,
         "workload": workload(arrivals=POISSON),
         "slo": SloSpec(ttft_seconds=30.0, tpot_seconds=30.0),
@@ -192,6 +194,35 @@ def test_a_benchmark_is_an_artifact_with_a_page(store: ArtifactStore, engine: Ar
     assert "Proof of the load" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert run_workload(run_of(store, engine)).digest == made.digest
+
+
+def test_a_service_that_runs_already_is_measured_by_its_address(
+    store: ArtifactStore, engine: Artifact, triton_server: RunningTriton
+) -> None:
+    """Model, context and gauges are what it says itself; each time is a benchmark of its own."""
+    route = ModelRoute(
+        id="lab",
+        upstream=f"127.0.0.1:{triton_server.grpc_port}",
+        triton_model=triton_server.model,
+        engine_dir=triton_server.engine_dir,
+    )
+    with GatewayProcess(GatewaySpec(port=0, models=(route,))) as gateway:
+        url = gateway.url
+        endpoint = Endpoint(url=f"{url}/v1", tokenizer=engine.path)
+        made, again = (run_workload(run_of(store, None, endpoint=endpoint, targets=("gateway",))) for _ in range(2))
+        with pytest.raises(UserError, match=r"longer than .* context"):
+            long = workload(longest_input_tokens=600)
+            run_workload(run_of(store, None, endpoint=endpoint, targets=("gateway",), workload=long))
+    assert made.digest != again.digest
+    [found] = read(made.path)
+    assert_shaped(found)
+    assert not found.errors
+    assert found.settings == {"endpoint.url": url, "endpoint.model": "lab", "endpoint.body": {}}
+    assert (found.target, found.engine_digest, found.machine.bandwidth) == ("gateway", "", None)
+    assert set(found.machine.busy_cores) == {"server", "generator", "other"}
+    assert found.machine.busy_cores["server"] > 0
+    assert found.engine.scheduled is not None
+    assert url in (made.path / "report.html").read_text()
 
 
 def test_what_was_measured_stays_when_a_target_fails(store: ArtifactStore, engine: Artifact) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import orjson
 
-_DONE = b"data: [DONE]"
+_DATA, _DONE = b"data:", b"[DONE]"
+# What a model thinks aloud has tokens as well; vLLM and SGLang name it so.
+_TEXTS = ("content", "tool_calls", "reasoning_content", "reasoning")
 
 
 class EventReader:
@@ -20,6 +22,7 @@ class EventReader:
         gaps: Seconds between them.
         messages: Their number.
         done: Whether `[DONE]` has come.
+        finished: Whether a choice has said why it ended; a server that ends its stream there leaves `[DONE]` out.
         error: The stream's error, empty without one.
         error_type: Its code.
         prompt_tokens: From the stream's `usage`.
@@ -30,7 +33,7 @@ class EventReader:
         self.first = self.last = 0.0
         self.gaps: list[float] = []
         self.messages = 0
-        self.done = False
+        self.done = self.finished = False
         self.error = self.error_type = ""
         self.prompt_tokens = self.completion_tokens = 0
 
@@ -41,12 +44,13 @@ class EventReader:
             ValueError: If its data is no JSON.
         """
         now = time.perf_counter()
-        if not event.startswith(b"data: "):
+        if not event.startswith(_DATA):
             return
-        if event.startswith(_DONE):
+        text = event[len(_DATA) :].strip()
+        if text == _DONE:
             self.done = True
             return
-        data = orjson.loads(event[6:])
+        data = orjson.loads(text)
         if "error" in data:
             self.error, self.error_type = error_of(data, "error")
         usage = data.get("usage")
@@ -56,8 +60,9 @@ class EventReader:
         choices = data.get("choices")
         if not choices:
             return
-        delta = choices[0]["delta"]
-        if delta.get("content") or delta.get("tool_calls"):
+        self.finished = self.finished or choices[0].get("finish_reason") is not None
+        delta = choices[0].get("delta") or {}
+        if any(delta.get(name) for name in _TEXTS):
             if self.messages:
                 self.gaps.append(now - self.last)
             else:

@@ -15,6 +15,7 @@ import logging  # isort: skip
 import time  # isort: skip  Locust patches the standard library first
 from collections import deque  # isort: skip
 from typing import Any  # isort: skip
+from urllib.parse import urlsplit  # isort: skip
 
 import gevent  # isort: skip
 import orjson  # isort: skip
@@ -34,6 +35,7 @@ class LoadEnvironment(Environment):
     def __init__(self, message: dict[str, Any]) -> None:
         self.load: dict[str, Any] = message["load"]
         self.settings = message
+        self.path = urlsplit(message["url"]).path.rstrip("/") + _PATH
         users = ClosedLoopUser if self.load["due"] is None else OpenLoopUser
         super().__init__(user_classes=[users], host=message["url"])
         self.records: list[dict[str, Any]] = []
@@ -144,13 +146,14 @@ def _send(environment: LoadEnvironment, request: dict[str, Any], due: float | No
     start = time.perf_counter()
     try:
         with gevent.Timeout(environment.load["timeout_seconds"]):
-            response = client.post(_PATH, payload, headers)
+            response = client.post(environment.path, payload, headers)
             if response.status_code != 200:
                 error, kind = refusal(response.status_code, bytes(response.read()))
                 keep = True
             else:
                 # `read` would wait for a full buffer, and first tokens would look as late as last ones.
-                while event := response.readline(b"\n\n"):
+                # By lines, since servers end them with one character or with two.
+                while event := response.readline(b"\n"):
                     seen.feed(bytes(event))
                     if request["cancel_after"] and seen.messages >= request["cancel_after"]:
                         left = True
@@ -161,8 +164,9 @@ def _send(environment: LoadEnvironment, request: dict[str, Any], due: float | No
                         break
                 if seen.error:
                     error, kind = seen.error, seen.error_type
-                elif not (seen.done or left):
-                    error, kind = "stream ended without [DONE]", "incomplete"
+                elif not (seen.done or seen.finished or left):
+                    error, kind = "stream ended without [DONE] or a finish_reason", "incomplete"
+                keep = keep or (seen.finished and not left)
     except gevent.Timeout:
         error, kind = f"no end within {environment.load['timeout_seconds']:g} s", "timeout"
     except Exception as problem:
@@ -204,16 +208,16 @@ def _payload(environment: LoadEnvironment, request: dict[str, Any]) -> tuple[byt
         body["tools"] = request["tools"]
     if environment.load["ignore_eos"]:
         body["ignore_eos"] = True
+    if request["tenant"]:
+        body["user"] = request["tenant"]
+    body |= settings["body"]
     headers = {"content-type": "application/json", "accept": "text/event-stream"}
-    tenant = request["tenant"]
-    key = settings["api_keys"].get(tenant)
+    key = settings["api_keys"].get(request["tenant"])
     if key:
         headers["authorization"] = f"Bearer {key}"
-    if tenant:
-        body["user"] = tenant
     if request["trace_parent"]:
         headers["traceparent"] = request["trace_parent"]
-    return orjson.dumps(body), headers
+    return orjson.dumps({name: value for name, value in body.items() if value is not None}), headers
 
 
 def run_load(message: dict[str, Any]) -> dict[str, Any]:

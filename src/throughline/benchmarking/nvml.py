@@ -2,8 +2,9 @@
 
 python -m throughline.benchmarking.nvml
 
-A line of standard input `{"every": seconds}` starts it, `null` ends it and is answered with the samples. It has been
-driven by recorded answers of NVML and never by a GPU.
+A line of standard input `{"every": seconds}` starts it, `null` ends it and is answered with the samples. On an H100 its
+means are nvidia-smi's within 1 % (benchmarks/gpu_service.py); NVLink's counters have never been read from one that has
+links, nor has a machine of several GPUs.
 """
 
 from __future__ import annotations
@@ -39,11 +40,16 @@ Sample = dict[str, Any]
 
 
 class GpuSampler:
-    """Samples for the length of the block, where there is a GPU; else there are no samples."""
+    """Samples for the length of the block, where there is a GPU; else there are no samples.
 
-    def __init__(self, *, interval_seconds: float = INTERVAL_SECONDS) -> None:
+    Args:
+        here: Whether what is measured runs on this machine; the GPUs of another are not seen.
+        interval_seconds: Between two samples.
+    """
+
+    def __init__(self, *, here: bool = True, interval_seconds: float = INTERVAL_SECONDS) -> None:
         self._interval = interval_seconds
-        self._child = Child("throughline.benchmarking.nvml") if _DEVICE.exists() else None
+        self._child = Child("throughline.benchmarking.nvml") if here and _DEVICE.exists() else None
         self.samples: list[Sample] = []
 
     def __enter__(self) -> Self:
@@ -79,6 +85,9 @@ class Devices:
         library.nvmlInit()
         self._handles = [library.nvmlDeviceGetHandleByIndex(i) for i in range(library.nvmlDeviceGetCount())]
         self._names = [_text(library.nvmlDeviceGetName(handle)) for handle in self._handles]
+        self._highest = [
+            self._maybe(library.nvmlDeviceGetMaxClockInfo, handle, library.NVML_CLOCK_SM) for handle in self._handles
+        ]
 
     def sample(self) -> Iterator[Sample]:
         """Yields one sample a GPU."""
@@ -94,10 +103,11 @@ class Devices:
                 "gpu": index,
                 "name": self._names[index],
                 "utilisation": None if busy is None else busy.gpu / 100,
-                "memory_bytes": int(nvml.nvmlDeviceGetMemoryInfo(handle).used),
+                "memory_bytes": self._used(handle),
                 "power_watts": None if milliwatts is None else milliwatts / 1000,
                 "energy_joules": None if millijoules is None else millijoules / 1000,
                 "sm_clock_hertz": None if megahertz is None else megahertz * 1e6,
+                "sm_clock_max_hertz": None if self._highest[index] is None else self._highest[index] * 1e6,
                 "reasons": self._maybe(nvml.nvmlDeviceGetCurrentClocksEventReasons, handle),
                 "pcie_bytes_per_second": self._pcie(handle),
                 "nvlink_bytes": self._nvlink(handle),
@@ -106,6 +116,12 @@ class Devices:
                     for process in self._maybe(nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ()
                 },
             }
+
+    def _used(self, handle: Any) -> int:
+        nvml = self._nvml
+        # The first version counts what the driver keeps for itself too, which nvidia-smi does not.
+        found = self._maybe(nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2)
+        return int((found or nvml.nvmlDeviceGetMemoryInfo(handle)).used)
 
     def _pcie(self, handle: Any) -> float | None:
         nvml = self._nvml
@@ -165,6 +181,7 @@ def _readings(samples: Sequence[Sample], seconds: float) -> GpuReadings:
         power_watts=power,
         energy_joules=energy,
         sm_clock_hertz=_mean(samples, "sm_clock_hertz"),
+        sm_clock_max_hertz=first["sm_clock_max_hertz"],
         throttled={name: sum(bool(each & bit) for each in told) / len(told) for name, bit in REASONS.items()}
         if told
         else {},

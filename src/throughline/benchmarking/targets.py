@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 from throughline.benchmarking.child import Child
 from throughline.benchmarking.engine_loop import StepRecord
 from throughline.contracts.benchmark import BenchRequest, Load, RequestRecord
-from throughline.contracts.errors import InternalError, UserError
+from throughline.contracts.errors import InternalError, MeasurementError, UserError
 
 # On top of what the requests of a cell may take: start of the child, loading of an engine.
 _SPARE_SECONDS = 120.0
@@ -89,7 +89,9 @@ class _Warm:
         """See `Target.prepare`."""
         if not self._warm:
             requests = warm_up()
-            require_success(self.run(requests, min(2, len(requests))), f"{self.name} warm-up")
+            records = self.run(requests, min(2, len(requests)))
+            require_success(records, f"{self.name} warm-up")
+            _require_counts(records, f"{self.name} warm-up")
             self._warm = True
 
     def release(self) -> None:
@@ -305,13 +307,14 @@ class LocustTarget(_Warm):
     Locust patches sockets and threads when it is imported, which hangs or breaks OpenVINO and gRPC.
 
     Args:
-        url: Base address of the gateway, e.g. `http://127.0.0.1:8080`.
+        url: Base address of the gateway, e.g. `http://127.0.0.1:8080`; what stands before `/v1` of its paths.
         model: Served model name.
         server_pids: The gateway's process and that of the server behind it.
         ignore_eos: Whether to generate exactly `max_tokens`.
         timeout_seconds: Limit of one request.
         api_keys: Bearer tokens by tenant, `""` for requests without one; empty where the gateway asks for none.
         web_port: Where Locust shows its own pages while it runs; None for nowhere.
+        body: Fields of every request, over ours; None leaves one out.
     """
 
     name = "gateway"
@@ -327,8 +330,15 @@ class LocustTarget(_Warm):
         timeout_seconds: float,
         api_keys: Mapping[str, str] = MappingProxyType({}),
         web_port: int | None = None,
+        body: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        self._settings = {"url": url, "model": model, "api_keys": dict(api_keys), "web_port": web_port}
+        self._settings = {
+            "url": url,
+            "model": model,
+            "api_keys": dict(api_keys),
+            "web_port": web_port,
+            "body": dict(body),
+        }
         self._ignore_eos = ignore_eos
         self._timeout = timeout_seconds
         self._server_pids = server_pids
@@ -386,4 +396,20 @@ def require_success(records: Sequence[RequestRecord], target: str) -> None:
             where=target,
             seen=records[0].error,
             fix="check that the service is up with `python -m recipes.deploy action=status`",
+        )
+
+
+def _require_counts(records: Sequence[RequestRecord], target: str) -> None:
+    """Checks that answers say their tokens, which all rates are made of.
+
+    Raises:
+        MeasurementError: If none of those that succeeded does.
+    """
+    ended = [record for record in records if record.ok]
+    if ended and not any(record.completion_tokens and record.prompt_tokens for record in ended):
+        raise MeasurementError(
+            "answers do not say how many tokens they are of",
+            where=target,
+            seen=f"{len(ended)} answers without `usage`",
+            fix="use a server that sends it with `stream_options.include_usage`, as OpenAI's does",
         )

@@ -128,7 +128,8 @@ class MachineReadings(StrictModel):
 
     Attributes:
         cores: Processors that the run may use.
-        busy_cores: Mean processors busy by process: `engine`, `triton`, `gateway`, `generator`, `other`.
+        busy_cores: Mean processors busy by process: `engine`, `triton`, `gateway`, `generator`,
+            `other`, and `server` of a service that others run.
         memory_bytes: Most memory of the server's processes.
         bandwidth: Bytes a second that the engine must have read (weights and KV cache, by arithmetic).
         bandwidth_bound: Bytes a second that the machine can read, measured in the same run.

@@ -37,6 +37,7 @@ def commands(
     launches: int = 20,
     pid: int | None = None,
     python: Sequence[str] = (),
+    lock_clocks: bool = True,
 ) -> list[list[str]]:
     """Returns what to run, in order: the capture, and what turns it into text that we read.
 
@@ -50,11 +51,13 @@ def commands(
         launches: Launches of them (`ncu` alone).
         pid: A running process (`py-spy` and `perf` alone).
         python: Interpreter that py-spy runs a program with.
+        lock_clocks: Whether the GPU's clocks are held at their base meanwhile, so that captures can be compared
+            (`ncu` alone); not on a machine whose clocks are others' too.
     """
     if tool == "nsys":
         return [_nsys(program, out, seconds, delay_seconds), _nsys_stats(out)]
     if tool == "ncu":
-        return [_ncu(program, out, kernel, launches), _ncu_details(out)]
+        return [_ncu(program, out, kernel, launches, lock_clocks), _ncu_details(out)]
     if tool == "py-spy":
         return [_py_spy([*python, *program], out, seconds, pid)]
     return [_perf(program, out, seconds, pid), ["perf", "report", "--stdio", "-i", f"{out}.perf.data"]]
@@ -84,7 +87,7 @@ def _nsys_stats(out: Path) -> list[str]:
     return ["nsys", "stats", *reports, *options, f"{out}.nsys-rep"]
 
 
-def _ncu(program: Sequence[str], out: Path, kernel: str, launches: int) -> list[str]:
+def _ncu(program: Sequence[str], out: Path, kernel: str, launches: int, lock_clocks: bool) -> list[str]:
     filters = ["--kernel-name", f"regex:{kernel}"] if kernel else []
     return [
         "ncu",
@@ -95,8 +98,8 @@ def _ncu(program: Sequence[str], out: Path, kernel: str, launches: int) -> list[
         "--section=SpeedOfLight",
         "--section=MemoryWorkloadAnalysis",
         "--section=Occupancy",
-        # Each kernel is replayed several times; clocks are locked meanwhile, so that they can be compared.
-        "--clock-control=base",
+        # Each kernel is replayed several times.
+        f"--clock-control={'base' if lock_clocks else 'none'}",
         "--force-overwrite",
         f"--export={out}",
         *program,

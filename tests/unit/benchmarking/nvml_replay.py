@@ -8,6 +8,7 @@ from typing import Any
 import pynvml
 
 _CONSTANTS = (
+    "nvmlMemory_v2",
     "NVMLError",
     "NVML_SUCCESS",
     "NVML_CLOCK_SM",
@@ -48,9 +49,10 @@ def replayed_nvml(frames: list[dict[str, Any]] | None) -> Any:
         nvmlDeviceGetHandleByIndex=lambda index: index,
         nvmlDeviceGetName=lambda handle: "NVIDIA H100 80GB HBM3",
         nvmlDeviceGetUtilizationRates=utilisation,
-        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=value("used_bytes")),
+        nvmlDeviceGetMemoryInfo=lambda handle, version=None: SimpleNamespace(used=value("used_bytes")),
         nvmlDeviceGetPowerUsage=lambda handle: value("milliwatts"),
         nvmlDeviceGetTotalEnergyConsumption=lambda handle: value("millijoules"),
+        nvmlDeviceGetMaxClockInfo=lambda handle, kind: 1980,
         nvmlDeviceGetClockInfo=lambda handle, kind: value("megahertz")[kind],
         nvmlDeviceGetCurrentClocksEventReasons=lambda handle: value("reasons"),
         nvmlDeviceGetPcieThroughput=lambda handle, way: value("pcie_kilobytes")[way],

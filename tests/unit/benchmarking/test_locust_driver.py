@@ -29,6 +29,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = body["messages"][0]["content"]
         seen = {"user": body.get("user"), "key": self.headers.get("authorization"), "text": asked}
         self.server.seen.append(seen | {"trace": self.headers.get("traceparent")})  # type: ignore[attr-defined]
+        self.server.asked.append((self.path, body))  # type: ignore[attr-defined]
         if asked == "die":
             self.server.dead = True  # type: ignore[attr-defined]
         if self.server.dead:  # type: ignore[attr-defined]
@@ -59,8 +60,13 @@ class Handler(BaseHTTPRequestHandler):
         events: list[dict[str, Any]] = [{"choices": [{"delta": {"role": "assistant"}}]}]
         events += [{"choices": [{"delta": {"content": f"t{i}"}}]} for i in range(body["max_tokens"])]
         events += [{"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": body["max_tokens"]}}]
-        for text in [*(json.dumps(event) for event in events), "[DONE]"]:
-            data = f"data: {text}\n\n".encode()
+        if asked == "foreign":
+            events[1]["choices"][0]["delta"] = {"reasoning_content": "t0"}
+            events[-1]["choices"] = [{"delta": {}, "finish_reason": "length"}]
+        end = "\r\n\r\n" if asked == "foreign" else "\n\n"
+        done = [] if asked in ("foreign", "cut") else ["[DONE]"]
+        for text in [*(json.dumps(event) for event in events), *done]:
+            data = f"data: {text}{end}".encode()
             if asked == "hold" and '"t1"' in text:
                 # Nobody sets it: the second token is late.
                 threading.Event().wait(0.3)
@@ -85,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.seen, httpd.dead, httpd.left = [], False, False  # type: ignore[attr-defined]
+    httpd.seen, httpd.asked, httpd.dead, httpd.left = [], [], False, False  # type: ignore[attr-defined]
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     Handler.running = httpd
     yield f"http://127.0.0.1:{httpd.server_port}"
@@ -116,6 +122,25 @@ def test_the_first_token_is_timed_when_it_comes(server: str) -> None:
     assert len(record.gaps) == 2
     assert record.gaps[0] > 0.25 > record.gaps[1]
     assert record.first_token < Handler.running.second_token_at < record.end  # type: ignore[attr-defined]
+
+
+def test_another_server_s_stream_is_read_whole(server: str) -> None:
+    """Lines that end with two characters, thoughts aloud, and a stream that ends with its reason, without [DONE]."""
+    with LocustTarget(server, "lab", ignore_eos=True, timeout_seconds=10) as target:
+        foreign = target.run([request("foreign", 4)], concurrency=1)
+        cut = target.run([request("cut", 4)], concurrency=1)
+    assert [(record.ok, record.completion_tokens, len(record.gaps)) for record in foreign] == [(True, 4, 3)]
+    assert [(record.ok, record.error_type) for record in cut] == [(False, "incomplete")]
+
+
+def test_an_endpoint_s_path_and_fields_are_as_asked(server: str) -> None:
+    body = {"ignore_eos": None, "temperature": 0.5, "min_tokens": 3}
+    with LocustTarget(f"{server}/models/llama", "lab", ignore_eos=True, timeout_seconds=10, body=body) as target:
+        target.run([request("hi", 2)], concurrency=1)
+    [(path, sent)] = Handler.running.asked  # type: ignore[attr-defined]
+    assert path == "/models/llama/v1/chat/completions"
+    assert "ignore_eos" not in sent
+    assert (sent["temperature"], sent["min_tokens"], sent["max_tokens"]) == (0.5, 3, 2)
 
 
 @pytest.mark.parametrize("kind", ["garbage", "broken"])

@@ -40,6 +40,7 @@ def test_units_and_means() -> None:
     # 80 J by the counter in 0.2 s.
     assert found.energy_joules == pytest.approx(80)
     assert found.sm_clock_hertz == pytest.approx(1965e6)
+    assert found.sm_clock_max_hertz == 1980e6
     assert found.throttled["sw_power_cap"] == pytest.approx(2 / 3)
     assert found.throttled["hw_slowdown"] == 0
     assert "gpu_idle" not in found.throttled
