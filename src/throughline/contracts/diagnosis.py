@@ -23,9 +23,9 @@ FINDINGS = (
     "tokenizer-cpu",
     "gateway-cpu",
     "throttling",
+    "host-bound",
     "padding",
     # Of a profile alone.
-    "host-bound",
     "copy-bound",
     "communication-bound",
     "kernel-bandwidth-bound",

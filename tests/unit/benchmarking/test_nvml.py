@@ -1,6 +1,9 @@
-"""GPU readings from NVML's answers, played from a list: no GPU has driven this code."""
+"""GPU readings from NVML's answers, played from lists: one made up, one of an H100 that went from rest to its limit."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import pynvml
 import pytest
@@ -76,3 +79,29 @@ def test_without_a_driver_there_are_no_samples(capsys: pytest.CaptureFixture[str
     assert recorder.answer({"every": 0.1}) == 0
     assert recorder.answer(None) == []
     assert "no GPU is sampled: NVML Shared Library Not Found" in capsys.readouterr().err
+
+
+def test_an_h100_from_rest_to_its_power_limit() -> None:
+    """Recorded by `benchmarks/gpu_service.py --record`: matrix products begin, and take all the power there is."""
+    found = json.loads((Path(__file__).parent / "nvml_h100.json").read_text())
+    assert found["refused"] == {"nvlink_kibibytes": "Not Supported"}
+    frames = [
+        {**frame, "megahertz": {pynvml.NVML_CLOCK_SM: frame["megahertz"]}, "pcie_kilobytes": dict(enumerate(pcie))}
+        for frame in found["frames"]
+        for pcie in [frame["pcie_kilobytes"]]
+    ]
+    devices = Devices(replayed_nvml(frames))
+    played = [{**sample, "at": frame["at"]} for frame in frames for sample in devices.sample()]
+    end = frames[-1]["at"]
+    [rest], [work] = gpu_readings(played, 0.0, 3.0), gpu_readings(played, end - 2.0, end)
+    assert (rest.utilisation, rest.process_bytes, rest.sm_clock_hertz) == (0.0, {}, 345e6)
+    assert rest.throttled["sw_power_cap"] == 0.0
+    assert rest.power_watts == pytest.approx(72, abs=2)
+    # The energy counter, and the mean of the samples of power: two of the board's own sensors.
+    assert work.energy_joules / 2.0 == pytest.approx(work.power_watts, rel=0.02)
+    assert work.power_watts == pytest.approx(700, rel=0.03)
+    assert work.utilisation > 0.95
+    assert work.throttled["sw_power_cap"] == 1.0
+    assert work.sm_clock_hertz < 0.8 * (work.sm_clock_max_hertz or 0)
+    assert list(work.process_bytes.values()) == [1050673152]
+    assert work.nvlink_bytes_per_second is None

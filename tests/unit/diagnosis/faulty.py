@@ -103,6 +103,11 @@ def throttling(more: float) -> Measurement:
     return run(machine={"gpus": (gpu,)})
 
 
+def host(more: float) -> Measurement:
+    """A GPU that gets one small kernel after the other from an interpreter."""
+    return run(machine={"gpus": (GPU | {"utilisation": 0.4 / more},)})
+
+
 def padding(more: float) -> Measurement:
     """A batch that is padded to its longest prompt."""
     settings = {"serve.gpu.batching_strategy": "V1", "engine.backend": "tensorrt"}
@@ -123,5 +128,6 @@ FAULTS: dict[str, Callable[[float], Measurement]] = {
     "tokenizer-cpu": tokenizer,
     "gateway-cpu": gateway,
     "throttling": throttling,
+    "host-bound": host,
     "padding": padding,
 }

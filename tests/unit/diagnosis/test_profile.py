@@ -140,3 +140,17 @@ def test_ranges_cost_nothing_without_nvtx() -> None:
         "    assert range_of('b') is range_of('c')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nsight_compute_of_an_h100_is_read() -> None:
+    """As `recipes.profile tool=ncu` exported it: 16 rows by a weight matrix, and a square product, in BF16."""
+    path = Path(__file__).parent / "recorded" / "ncu_h100.csv"
+    step, square = parse_kernels(path.read_text(), str(path))
+    # 2 bytes of 3072 * 16384 weights are 100.7 MB: 2.7 TB/s of the 3.35 that an H100 SXM's data sheet says.
+    assert step.seconds is not None
+    assert 3072 * 16384 * 2 / step.seconds / 3.35e12 == pytest.approx(step.metrics["DRAM Throughput"] / 100, abs=0.03)
+    # 2 * 8192^3 operations against the data sheet's 989 TFLOP/s, at whatever clock it ran.
+    assert square.seconds is not None
+    assert 2 * 8192**3 / square.seconds / 989e12 == pytest.approx(0.79, abs=0.05)
+    assert square.metrics["Compute (SM) Throughput"] > 90 > 10 > step.metrics["Compute (SM) Throughput"]
+    assert [each.name for each in diagnose_kernels([step])] == ["kernel-bandwidth-bound"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,8 +14,10 @@ from hypothesis import strategies as st
 from recipes import app
 from tests.unit.diagnosis.faulty import FAULTS
 from tests.unit.diagnosis.runs import SLO, run, times
+from throughline.contracts.benchmark import Estimate
 from throughline.contracts.diagnosis import FINDINGS
 from throughline.contracts.errors import ThroughlineError
+from throughline.contracts.measurement import Measurement
 from throughline.contracts.slo import SloSpec
 from throughline.diagnosis import RULES, diagnose
 
@@ -158,3 +162,27 @@ def test_a_broken_limit_without_evidence_is_not_healthy() -> None:
     assert not found.findings
     assert not found.healthy
     assert found.over
+
+
+def on_h100(name: str) -> Measurement:
+    """A healthy run with what NVML said of an H100 under `benchmarks/gpu_service.py`."""
+    found = json.loads((Path(__file__).parent / "recorded" / "h100.json").read_text())[name]
+    return run(machine={"gpus": (found["gpu"],), "busy_cores": found["busy_cores"]})
+
+
+@pytest.mark.parametrize("name", ["alone", "many"])
+def test_an_interpreter_that_a_gpu_waits_for_is_named(name: str) -> None:
+    """One Python process at one core, the GPU busy a tenth of the time."""
+    assert diagnose(on_h100(name)).names == ("host-bound",)
+
+
+def test_matrix_products_beside_a_service_take_its_power() -> None:
+    before, after = on_h100("many"), on_h100("beside")
+    (finding,) = diagnose(after, baseline=before).findings
+    assert finding.name == "throttling"
+    assert finding.severity == pytest.approx(1 - 1698 / 1980, abs=0.001)
+
+
+def test_a_gpu_without_requests_may_rest() -> None:
+    few = run(machine=on_h100("many").machine.model_dump(), requests_per_second=Estimate(0.1, 0.1, 0.1, 6))
+    assert "host-bound" not in diagnose(few).names

@@ -5,7 +5,7 @@ from __future__ import annotations
 from throughline.diagnosis.rule import Rule
 from throughline.diagnosis.rules.batch import QUEUEING, STARVATION
 from throughline.diagnosis.rules.client import CLIENT
-from throughline.diagnosis.rules.gpu import PADDING, THROTTLING
+from throughline.diagnosis.rules.gpu import HOST, PADDING, THROTTLING
 from throughline.diagnosis.rules.host import GATEWAY, TOKENIZER
 from throughline.diagnosis.rules.kv_cache import PRESSURE, THRASH
 from throughline.diagnosis.rules.prompts import PREFILL, REUSE
@@ -25,5 +25,6 @@ RULES: tuple[Rule, ...] = (
     TOKENIZER,
     GATEWAY,
     THROTTLING,
+    HOST,
     PADDING,
 )

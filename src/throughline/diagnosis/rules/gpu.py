@@ -1,4 +1,7 @@
-"""What a GPU loses: a clock that is held down, and tokens that belong to nobody. Not run on a GPU yet."""
+"""What a GPU loses: a clock that is held down, times in which nobody gives it work, tokens that belong to nobody.
+
+On an H100 the first two named what was done to it (benchmarks/gpu_service.py); padding has not met a GPU.
+"""
 
 from __future__ import annotations
 
@@ -93,6 +96,51 @@ def _processor(seen: Seen) -> Finding | None:
     )
 
 
+def _host(seen: Seen) -> Finding | None:
+    gpus = seen.run.machine.gpus
+    if not gpus:
+        return None
+    busy = sum(gpu.utilisation for gpu in gpus) / len(gpus)
+    mean = seen.run.e2e.get("mean")
+    # Little's law.
+    in_flight = seen.run.requests_per_second.value * mean.value if mean is not None else 0.0
+    if busy >= t.GPU_BUSY or in_flight < t.IN_FLIGHT:
+        return None
+    return Finding(
+        name=HOST.name,
+        kind="waste",
+        summary="The GPU waits for the processor most of the time, while requests are there.",
+        severity=1 - busy,
+        cost="GPU time",
+        arithmetic=f"1 − {pct(busy)} of the time with a kernel running = {pct(1 - busy)}",
+        evidence=(
+            Evidence(
+                name="GPU busy",
+                value=busy,
+                unit="share",
+                limit=t.GPU_BUSY,
+                source="NVML counts a time as busy in which any kernel runs, however small",
+            ),
+            Evidence(
+                name="requests in flight",
+                value=in_flight,
+                unit="requests",
+                limit=t.IN_FLIGHT,
+                source="below it the GPU may rest",
+            ),
+            *(
+                Evidence(name=f"processors busy: {name}", value=value, unit="cores")
+                for name, value in seen.run.machine.busy_cores.items()
+            ),
+        ),
+        levers=(
+            Lever(why="launches in CUDA graphs (TensorRT-LLM's `cuda_graph_config`), and more sequences in a step"),
+            Lever(why="which code it is: `python -m recipes.profile tool=nsys`, or `tool=py-spy` for Python"),
+        ),
+        contradicted_by="a capture of Nsight Systems has no gaps between kernels",
+    )
+
+
 def _padding(seen: Seen) -> Finding | None:
     engine = seen.run.engine
     if engine.padded_tokens is None:
@@ -142,5 +190,11 @@ THROTTLING = Rule(
     "heat or a power limit holds the clock down",
     ("machine.gpus|machine.clock_hertz",),
     _throttling,
+)
+HOST = Rule(
+    "host-bound",
+    "the GPU waits for the processor while requests are there",
+    ("machine.gpus|machine.clock_hertz",),
+    _host,
 )
 PADDING = Rule("padding", "steps compute tokens that belong to no request", ("engine.padded_tokens",), _padding)
