@@ -4,8 +4,8 @@ python -m recipes.profile tool=py-spy pid=4711 run=true
 python -m recipes.profile tool=nsys 'program="tritonserver --model-repository=/models"' delay_seconds=90
 python -m recipes.profile 'read=[capture_cuda_gpu_kern_sum.csv,capture_nvtx_sum.csv]' seconds=20
 
-Our ranges are in the NVTX domain `throughline` where the package `nvtx` is installed. The commands of nsys and ncu have
-not been run on a GPU by us.
+Our ranges are in the NVTX domain `throughline` where the package `nvtx` is installed. ncu's commands have run on an
+H100; those of nsys have not been run on a GPU by us.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Commands that capture a profile: Nsight Systems and Nsight Compute on a GPU, py-spy and perf on processors.
 
-The first two have not been run on a GPU by us; their options are those of NVIDIA's user guides.
+ncu has run on an H100; nsys has not been run on a GPU by us, its options are those of NVIDIA's user guide.
 """
 
 from __future__ import annotations
