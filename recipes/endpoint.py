@@ -35,7 +35,8 @@ class Endpoint(StrictModel):
     """Where a service is, and what it cannot say of itself.
 
     Attributes:
-        url: `http://host:port`, with the path before `/v1` if there is one; None to start the targets instead.
+        url: `http://host:port`, with the path before `/v1` if there is one, and without a password, since reports show
+            it; None to start the targets instead.
         model: Name of the model there; None where it serves one only.
         tokenizer: Folder of the model's tokenizer and chat template: an engine, a checkpoint.
         max_seq_len: Prompt plus output tokens of one request; None for what `/v1/models` says (`max_model_len`).
@@ -44,7 +45,7 @@ class Endpoint(StrictModel):
             length that the workload asks for, is no field of OpenAI's: a server without it needs `ignore_eos: null`.
     """
 
-    url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+")
+    url: str | None = Field(default=None, pattern=r"^https?://[^/\s@]+(/[^\s@]*)?$")
     model: str | None = None
     tokenizer: Path | None = None
     max_seq_len: int | None = Field(default=None, ge=2)

@@ -134,6 +134,12 @@ def test_one_that_is_not_there_is_said_so() -> None:
         attached(given, timeout_seconds=5).__enter__()
 
 
+@pytest.mark.parametrize("url", ["gpu-1:8000", "ftp://gpu-1", "http://me:secret@gpu-1:8000", "http://gpu-1/a b"])
+def test_an_address_is_one_that_reports_may_show(url: str) -> None:
+    with pytest.raises(ValidationError, match=r"url"):
+        Endpoint(url=url, tokenizer=Path("llama"))
+
+
 def test_prompts_are_counted_in_somebody_s_tokens() -> None:
     with pytest.raises(ValidationError, match=r"endpoint\.tokenizer"):
         Endpoint(url="http://127.0.0.1:8000")
