@@ -132,7 +132,11 @@ def aiperf(command: Path, url: str, tokenizer: Path, rate: float, count: int) ->
 def client_environment(command: Path, home: str) -> dict[str, str]:
     """AIPerf's own packages and none of ours, and no hub."""
     found = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    return found | {"PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}", "HOME": home, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    return found | {
+        "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": home,
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+    }
 
 
 def aiperf_round(command: Path, url: str, tokenizer: Path, rate: float, seconds: float) -> dict[str, float]:
