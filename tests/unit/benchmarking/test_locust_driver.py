@@ -20,19 +20,31 @@ from throughline.benchmarking.targets import LocustTarget
 from throughline.contracts.benchmark import BenchRequest, Load, RequestRecord
 
 
+class Server(ThreadingHTTPServer):
+    """What it was asked, and what became of it."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: list[dict[str, Any]] = []
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.dead = self.left = False
+        self.second_token_at = 0.0
+
+
 class Handler(BaseHTTPRequestHandler):
-    running: ThreadingHTTPServer
+    server: Server
+    running: Server
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         asked = body["messages"][0]["content"]
         seen = {"user": body.get("user"), "key": self.headers.get("authorization"), "text": asked}
-        self.server.seen.append(seen | {"trace": self.headers.get("traceparent")})  # type: ignore[attr-defined]
-        self.server.asked.append((self.path, body))  # type: ignore[attr-defined]
+        self.server.seen.append(seen | {"trace": self.headers.get("traceparent")})
+        self.server.asked.append((self.path, body))
         if asked == "die":
-            self.server.dead = True  # type: ignore[attr-defined]
-        if self.server.dead:  # type: ignore[attr-defined]
+            self.server.dead = True
+        if self.server.dead:
             self.close_connection = True
             return
         if asked == "garbage":
@@ -70,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
             if asked == "hold" and '"t1"' in text:
                 # Nobody sets it: the second token is late.
                 threading.Event().wait(0.3)
-                self.server.second_token_at = time.perf_counter()  # type: ignore[attr-defined]
+                self.server.second_token_at = time.perf_counter()
             half = len(data) // 2  # a boundary inside an event must not matter
             if asked == "endless" and text == "[DONE]":
                 # Until the client has gone, which closes the connection.
@@ -78,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
                     left = self.rfile.read(1) == b""
                 except ConnectionResetError:
                     left = True
-                self.server.left = left  # type: ignore[attr-defined]
+                self.server.left = left
                 return
             for part in (data[:half], data[half:]):
                 self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
@@ -90,8 +102,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.seen, httpd.asked, httpd.dead, httpd.left = [], [], False, False  # type: ignore[attr-defined]
+    httpd = Server()
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     Handler.running = httpd
     yield f"http://127.0.0.1:{httpd.server_port}"
@@ -121,7 +132,7 @@ def test_the_first_token_is_timed_when_it_comes(server: str) -> None:
     # Both processes read the same monotonic clock.
     assert len(record.gaps) == 2
     assert record.gaps[0] > 0.25 > record.gaps[1]
-    assert record.first_token < Handler.running.second_token_at < record.end  # type: ignore[attr-defined]
+    assert record.first_token < Handler.running.second_token_at < record.end
 
 
 def test_another_server_s_stream_is_read_whole(server: str) -> None:
@@ -137,7 +148,7 @@ def test_an_endpoint_s_path_and_fields_are_as_asked(server: str) -> None:
     body = {"ignore_eos": None, "temperature": 0.5, "min_tokens": 3}
     with LocustTarget(f"{server}/models/llama", "lab", ignore_eos=True, timeout_seconds=10, body=body) as target:
         target.run([request("hi", 2)], concurrency=1)
-    [(path, sent)] = Handler.running.asked  # type: ignore[attr-defined]
+    [(path, sent)] = Handler.running.asked
     assert path == "/models/llama/v1/chat/completions"
     assert "ignore_eos" not in sent
     assert (sent["temperature"], sent["min_tokens"], sent["max_tokens"]) == (0.5, 3, 2)
@@ -184,7 +195,7 @@ def test_a_client_leaves_after_so_many_messages(server: str) -> None:
     assert left.completion_tokens == 2
     assert not whole.cancelled
     assert whole.completion_tokens == 3
-    assert until(lambda: Handler.running.left)  # type: ignore[attr-defined]
+    assert until(lambda: Handler.running.left)
 
 
 def test_turns_follow_one_another_after_a_while(server: str) -> None:
@@ -206,9 +217,7 @@ def test_tenants_send_their_keys_and_traces_their_context(server: str) -> None:
     sent = dataclasses.replace(request("hi", 2), tenant="a", trace_parent=trace)
     [record] = drive(server, Load([[sent]]), api_keys={"a": "secret"})
     assert record.tenant == "a"
-    assert Handler.running.seen == [  # type: ignore[attr-defined]
-        {"user": "a", "key": "Bearer secret", "text": "hi", "trace": trace}
-    ]
+    assert Handler.running.seen == [{"user": "a", "key": "Bearer secret", "text": "hi", "trace": trace}]
 
 
 def test_locust_shows_its_pages_while_it_runs(server: str) -> None:
