@@ -13,6 +13,7 @@ from hypothesis import settings
 from tests.collector import Collector, collecting
 from tests.tiny import VOCAB_SIZE, save_tiny_tokenizer
 from throughline.artifacts import ArtifactStore
+from throughline.contracts.gateway import ModelRoute
 
 # A loaded machine is no failure, and nothing is left in the working folder.
 settings.register_profile("throughline", deadline=None, database=None)
@@ -37,6 +38,15 @@ class RunningTriton:
     engine_dir: Path
     embedding_model: str
     embedding_dir: Path
+
+    def route(self, name: str) -> ModelRoute:
+        """A gateway's route to `model`, which clients call `name`."""
+        return ModelRoute(
+            id=name,
+            upstream=f"127.0.0.1:{self.grpc_port}",
+            triton_model=self.model,
+            engine_dir=self.engine_dir,
+        )
 
 
 @pytest.fixture

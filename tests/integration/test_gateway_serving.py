@@ -21,7 +21,7 @@ from tests.conftest import RunningTriton
 from tests.waiting import until
 from throughline import engines
 from throughline.contracts.engine import SamplingParams
-from throughline.contracts.gateway import GatewaySpec, ModelRoute, UpstreamSettings
+from throughline.contracts.gateway import GatewaySpec, UpstreamSettings
 from throughline.contracts.tracing import GatewayTracing
 from throughline.gateway import GatewayProcess
 
@@ -40,12 +40,7 @@ TOOLS: Any = [{"type": "function", "function": {"name": "lookup", "parameters": 
 @pytest.fixture(scope="module")
 def gateway(triton_server: RunningTriton, collector: Collector) -> Iterator[GatewayProcess]:
     """Traces what a client has begun, and nothing else."""
-    route = ModelRoute(
-        id="lab-model",
-        upstream=f"127.0.0.1:{triton_server.grpc_port}",
-        triton_model=triton_server.model,
-        engine_dir=triton_server.engine_dir,
-    )
+    route = triton_server.route("lab-model")
     tracing = GatewayTracing(endpoint=collector.endpoint, sample_ratio=0.0)
     with GatewayProcess(GatewaySpec(port=0, models=(route,), tracing=tracing)) as process:
         yield process
@@ -54,12 +49,7 @@ def gateway(triton_server: RunningTriton, collector: Collector) -> Iterator[Gate
 @pytest.fixture(scope="module")
 def multiplexed(triton_server: RunningTriton, tiny_engine: Path) -> Iterator[GatewayProcess]:
     """A gateway whose requests share one stream to Triton."""
-    route = ModelRoute(
-        id="lab-model",
-        upstream=f"127.0.0.1:{triton_server.grpc_port}",
-        triton_model=triton_server.model,
-        engine_dir=triton_server.engine_dir,
-    )
+    route = triton_server.route("lab-model")
     spec = GatewaySpec(port=0, models=(route,), upstream=UpstreamSettings(stream="multiplexed"))
     with GatewayProcess(spec) as process:
         yield process

@@ -21,7 +21,7 @@ from throughline.benchmarking.spans import SpanReceiver
 from throughline.benchmarking.targets import LocustTarget, TritonTarget
 from throughline.contracts.engine import EngineInfo
 from throughline.contracts.errors import MeasurementError, UserError
-from throughline.contracts.gateway import GatewaySpec, ModelRoute
+from throughline.contracts.gateway import GatewaySpec
 from throughline.contracts.measurement import PHASES, Measurement, Target
 from throughline.contracts.price import PriceSpec
 from throughline.contracts.slo import SloSpec
@@ -124,12 +124,7 @@ def test_turns_through_triton(engine: Artifact, triton_server: RunningTriton) ->
 def test_where_a_request_s_time_goes_behind_the_gateway(engine: Artifact, triton_server: RunningTriton) -> None:
     """The parts are measured by three processes' clocks, and sum to what the client saw."""
     load = workload(arrivals={"process": "constant", "requests_per_second": 12.0}, cancelled_share=0.1)
-    route = ModelRoute(
-        id="lab",
-        upstream=f"127.0.0.1:{triton_server.grpc_port}",
-        triton_model=triton_server.model,
-        engine_dir=triton_server.engine_dir,
-    )
+    route = triton_server.route("lab")
     with SpanReceiver() as spans:
         tracing = GatewayTracing(endpoint=spans.endpoint, sample_ratio=0.0)
         spec = GatewaySpec(port=0, models=(route,), tracing=tracing)
@@ -200,12 +195,7 @@ def test_a_service_that_runs_already_is_measured_by_its_address(
     store: ArtifactStore, engine: Artifact, triton_server: RunningTriton
 ) -> None:
     """Model, context and gauges are what it says itself; each time is a benchmark of its own."""
-    route = ModelRoute(
-        id="lab",
-        upstream=f"127.0.0.1:{triton_server.grpc_port}",
-        triton_model=triton_server.model,
-        engine_dir=triton_server.engine_dir,
-    )
+    route = triton_server.route("lab")
     with GatewayProcess(GatewaySpec(port=0, models=(route,))) as gateway:
         url = gateway.url
         endpoint = Endpoint(url=f"{url}/v1", tokenizer=engine.path)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import RunningTriton
 from tests.stock_clients import environments
-from throughline.contracts.gateway import GatewaySpec, ModelRoute
+from throughline.contracts.gateway import GatewaySpec
 from throughline.gateway import GatewayProcess
 
 RunClient = Callable[..., str]
@@ -26,12 +26,7 @@ SHOWN = 3000
 @pytest.fixture(scope="session")
 def gateway(triton_server: RunningTriton) -> Iterator[GatewayProcess]:
     """A gateway in front of it; its model is called `lab`."""
-    route = ModelRoute(
-        id="lab",
-        upstream=f"127.0.0.1:{triton_server.grpc_port}",
-        triton_model=triton_server.model,
-        engine_dir=triton_server.engine_dir,
-    )
+    route = triton_server.route("lab")
     with GatewayProcess(GatewaySpec(port=0, models=(route,))) as process:
         yield process
 

@@ -44,6 +44,6 @@ PADDED = 0.15
 LONGER_OUTPUT = 1.20
 # Share of the time with a kernel running, below which the processor is what the GPU waits for: a server that prepares
 # a step while the last one runs leaves next to no gaps, one that does both in turn as much as it computes.
-GPU_BUSY = 0.50
+NVML_BUSY = 0.50
 # Mean requests in flight from which on there is always work.
 IN_FLIGHT = 0.90

@@ -104,7 +104,7 @@ def _host(seen: Seen) -> Finding | None:
     mean = seen.run.e2e.get("mean")
     # Little's law.
     in_flight = seen.run.requests_per_second.value * mean.value if mean is not None else 0.0
-    if busy >= t.GPU_BUSY or in_flight < t.IN_FLIGHT:
+    if busy >= t.NVML_BUSY or in_flight < t.IN_FLIGHT:
         return None
     return Finding(
         name=HOST.name,
@@ -118,7 +118,7 @@ def _host(seen: Seen) -> Finding | None:
                 name="GPU busy",
                 value=busy,
                 unit="share",
-                limit=t.GPU_BUSY,
+                limit=t.NVML_BUSY,
                 source="NVML counts a time as busy in which any kernel runs, however small",
             ),
             Evidence(
