@@ -66,7 +66,10 @@ async def serve_grpc() -> None:
     async def infer(requests: AsyncIterator[Any], _: Any) -> AsyncIterator[bytes]:
         async for request in requests:
             names = [item.name for item in request.inputs]
-            for message in streamed if request.raw_input_contents[names.index("stream")] == b"\x01" else whole:
+            streams = request.raw_input_contents[names.index("stream")] == b"\x01"
+            # An answer that is paced is over before its first message is due.
+            paced = "stream_interval_ms" in request.parameters
+            for message in streamed if streams and not paced else whole:
                 yield message
 
     method = grpc.stream_stream_rpc_method_handler(

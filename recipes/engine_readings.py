@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from throughline.contracts.engine import EngineInfo
+from throughline.contracts.engine import EngineInfo, EngineSpec
 from throughline.contracts.measurement import EngineReadings
 
 if TYPE_CHECKING:
@@ -58,13 +58,17 @@ def memory_bandwidth(
 ) -> float | None:
     """Returns bytes a second that the engine must have read: its weights in each step, each token's KV cache once.
 
+    Weights count as they lie in memory: `engines.weight_pass_bytes`.
+
     A KV cache of type `auto` counts as one of two bytes a number. None if nobody counts the steps.
     """
     if readings.steps is None:
         return None
+    from throughline.engines import weight_pass_bytes
+
     width = _KV_BYTES.get(str(spec["kv_cache_dtype"]), 2.0)
     per_token = 2 * info.num_hidden_layers * info.num_key_value_heads * info.head_dim * width
-    read = float(readings.steps * info.weight_bytes)
+    read = float(readings.steps * weight_pass_bytes(info, EngineSpec.model_validate(spec)))
     for record in driven.records:
         if window.begin <= record.begin <= window.end and record.ok:
             tokens = record.completion_tokens

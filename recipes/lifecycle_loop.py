@@ -56,11 +56,14 @@ def _tuned(run: Run, engine: Artifact, number: int, dataset: str) -> Round:
     )
     reference = run.evaluated[run.config.precisions[0]]
 
+    def tell(line: str) -> None:
+        run.table.advance("", None, line)
+
     def turn() -> Round:
         before = _measure(config, engine)
         advice = advise(before, config)
         try:
-            outcome = tune.make(config, reference=reference, advice=advice.points, tell=lambda line: None)
+            outcome = tune.make(config, reference=reference, advice=advice.points, tell=tell)
         except TuningError as error:
             # What the line has made and promoted stands all the same.
             return Round(number, engine, before, advice, None, str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from recipes.tune_precision import over
 from recipes.tuned import merged
 from throughline.contracts.config import parse
 from throughline.contracts.engine import EngineInfo, EngineSpec
@@ -63,7 +64,7 @@ def engine_spec(spec: EngineSpec, values: dict[str, Any]) -> EngineSpec:
     Raises:
         ConfigError: If the result does not validate.
     """
-    return parse(EngineSpec, merged(spec.model_dump(), values), where="engine")
+    return parse(EngineSpec, over(spec, values), where="engine")
 
 
 def token_room(spec: EngineSpec) -> Refusal | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recipes import app, build, measuring
+from recipes.tune_precision import FIELDS, over
 from throughline.artifacts import Artifact, ArtifactStore
 from throughline.contracts.engine import EngineInfo, EngineSpec
 from throughline.contracts.errors import MeasurementError
@@ -17,7 +18,7 @@ from throughline.tuning import Settings
 from throughline.tuning.evidence import by_layer
 
 # What an engine takes when it is loaded is not built anew for; see `engines.cpu.lint.RUNTIME_FIELDS`.
-BUILT = ("precision", "group_size", "symmetric", "calibration", "int4_ratio")
+BUILT = ("precision", *FIELDS)
 # From the measured settings of a layer to the engine that has them.
 EngineOf = Callable[[Mapping[str, Any]], Artifact]
 
@@ -91,13 +92,13 @@ class Engines:
     used: dict[str, Artifact] = field(default_factory=dict)
 
     def __call__(self, changes: Mapping[str, Any]) -> Artifact:
-        """Returns the engine whose spec is the incumbent's with changes.
+        """Returns the engine whose spec is the incumbent's with changes; another precision brings its quantisation.
 
         Raises:
             EngineError: If it cannot be built.
         """
         spec = EngineInfo.read(self.incumbent.path).spec
-        wanted = EngineSpec.model_validate(spec.model_dump() | dict(changes))
+        wanted = EngineSpec.model_validate(over(spec, changes))
         name = ", ".join(f"{key}={value}" for key, value in sorted(changes.items())) or "as it is"
         if name not in self.used:
             self.used[name] = self.incumbent if wanted == spec else self._build(wanted)

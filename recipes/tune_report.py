@@ -12,8 +12,10 @@ import yaml
 
 from recipes.tune_config import Config, Outcome
 from recipes.tune_gate import Judged as GateJudged
+from recipes.tune_precision import quantisation
 from throughline.artifacts import describe_environment
 from throughline.contracts.benchmark import Estimate
+from throughline.contracts.engine import EngineInfo
 from throughline.contracts.evaluation import GATED_SET
 from throughline.contracts.measurement import Measurement
 from throughline.contracts.report import (
@@ -105,7 +107,9 @@ def preset(config: Config, outcome: Outcome, runner: Runner, judged: GateJudged 
         gate={"verdict": judged.verdict.decision, "reason": judged.verdict.reasons[0]} if judged else {},
         digests=digests,
     )
-    return TunedSpec(name=config.name, **by_layer(runner.settings), evidence=evidence)
+    layers = by_layer(runner.settings)
+    layers["engine"] = quantisation(EngineInfo.read(outcome.engine.path).spec, layers["engine"])
+    return TunedSpec(name=config.name, **layers, evidence=evidence)
 
 
 def write_preset(found: TunedSpec, folder: Path) -> Path:

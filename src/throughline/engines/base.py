@@ -89,6 +89,18 @@ def load_embedding(engine_dir: Path, **overrides: object) -> LoadedEmbedding:
     return load_embedding_runtime(Path(engine_dir), info, overrides)
 
 
+def weight_pass_bytes(info: EngineInfo, spec: EngineSpec) -> int:
+    """Returns the bytes of weights that a step of an engine reads from this machine's memory.
+
+    Raises:
+        EngineError: If the engine's back end does not run here.
+    """
+    _require_cpu(spec.backend)
+    from throughline.engines.cpu.pipeline import weight_pass_bytes as of_cpu
+
+    return of_cpu(info, spec)
+
+
 def verify(engine_dir: Path, **overrides: object) -> VerifyReport | VectorReport:
     """Loads an engine and replays the golden prompts that its build recorded.
 

@@ -19,6 +19,7 @@ from throughline.engines.cpu.lint import (
     with_overrides,
 )
 from throughline.engines.cpu.model_config import eos_token_ids, read_decoder_config
+from throughline.engines.cpu.pipeline import weight_pass_bytes
 from throughline.engines.cpu.quantize import check_group_size
 from throughline.engines.cpu.requests import check_length, check_params, check_prompt
 
@@ -90,6 +91,17 @@ def test_a_prompt_must_fit_an_iteration_unless_it_may_be_cut() -> None:
 )
 def test_auto_types_follow_the_processor(values: dict[str, Any], has_bf16: bool, expected: tuple[str, str]) -> None:
     assert plan_compute(EngineSpec(**values), has_bf16=has_bf16, has_f16=False) == ComputePlan(*expected)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "times"),
+    [("bf16", "f32", 2.0), ("bf16", "bf16", 1.0), ("f32", "bf16", 0.5), ("f32", "f32", 1.0), ("int8", "f32", 1.0)],
+)
+def test_floating_point_weights_are_read_in_the_type_of_the_arithmetic(
+    precision: Any, dtype: str, times: float
+) -> None:
+    info = INFO.model_copy(update={"weight_bytes": 1000})
+    assert weight_pass_bytes(info, EngineSpec(precision=precision), dtype) == 1000 * times
 
 
 def test_types_that_the_processor_lacks_or_that_disagree_are_refused() -> None:

@@ -26,7 +26,7 @@ from throughline.contracts.serving import ServeSpec
 from throughline.contracts.workload import Workload
 from throughline.planning.shape import read_shape
 from throughline.tuning import SpaceSpec
-from throughline.tuning.evidence import TunedSpec
+from throughline.tuning.evidence import TunedSpec, by_layer
 
 ROOT = Path(__file__).resolve().parents[3]
 SLO = "slo={ttft_seconds: 2.0, itl_seconds: 0.3, percentile: 95}"
@@ -81,6 +81,35 @@ def test_the_preset_changes_what_is_built(tmp_path: Path) -> None:
 
     spec = app.to_schema(composed, build.Config).engine
     assert {f"engine.{key}": value for key, value in spec.model_dump().items()}.items() >= found.preset.settings.items()
+
+
+def test_a_precision_means_its_preset(tmp_path: Path) -> None:
+    """An engine of calibrated INT4 has points of every precision, and what wins builds whatever `quant` says."""
+    calibrated = {"precision": "int4", "calibration": "scale_estimation", "int4_ratio": 0.8, "group_size": 64}
+    asked = config(tmp_path, "space=batching")
+    info = EngineInfo.read(engine(asked.store(), **calibrated).path)
+    plain = {"engine.precision": "int4", "engine.calibration": "none", "engine.int4_ratio": 1.0}
+    for point in ({"engine.precision": "int8"}, {"engine.precision": "bf16"}, {"engine.precision": "int4"}, plain):
+        assert CpuLint(info, ServeSpec())(point) is None
+    made = Made(engine(asked.store(), **calibrated), asked)
+    specs = [
+        EngineInfo.read(made(values).path).spec
+        for values in ({"precision": "int8"}, {"precision": "int4"}, by_layer(plain)["engine"])
+    ]
+    assert [(each.precision, each.calibration, each.int4_ratio) for each in specs] == [
+        ("int8", "none", 1.0),
+        ("int4", "scale_estimation", 0.8),
+        ("int4", "none", 1.0),
+    ]
+    found = tune.make(asked, probe=Paper(), tell=lambda line: None)
+    assert found.preset is not None and found.preset.engine["precision"] in {"bf16", "int8"}
+    composed = app.compose("build", ["quant=int4"])
+    composed["tuned"] = found.preset.model_dump(mode="json")
+    from recipes import build
+
+    spec = app.to_schema(composed, build.Config).engine
+    assert (spec.calibration, spec.int4_ratio) == ("none", 1.0)
+    assert CpuLint(info.model_copy(update={"spec": spec}), ServeSpec())({}) is None
 
 
 def test_a_stopped_search_goes_on_with_the_same_command(tmp_path: Path) -> None:

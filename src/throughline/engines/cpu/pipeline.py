@@ -13,6 +13,8 @@ from throughline.engines.cpu.lint import ComputePlan, plan_compute
 from throughline.engines.cpu.openvino_env import cpu_supports, openvino_genai, processor
 from throughline.engines.cpu.speculative import draft_folders
 
+_FLOAT_BYTES = {"f32": 4, "bf16": 2, "f16": 2}
+
 
 def generation_config(
     genai: Any, params: SamplingParams, eos_token_ids: Sequence[int], stop_ids: frozenset[int]
@@ -47,6 +49,23 @@ def generation_config(
 def machine_plan(spec: EngineSpec) -> ComputePlan:
     """Resolves the spec's `auto` types for this processor; see `plan_compute`."""
     return plan_compute(spec, has_bf16=cpu_supports("BF16"), has_f16=cpu_supports("FP16"))
+
+
+def weight_pass_bytes(info: EngineInfo, spec: EngineSpec, dtype: str | None = None) -> int:
+    """Returns the bytes of weights that a step reads from memory.
+
+    Quantised weights stay as they are stored. Floating-point weights are converted to the type of the arithmetic when
+    they are loaded: without bfloat16 arithmetic BF16 takes four bytes a weight in memory, so twice its size on disk.
+
+    Args:
+        info: The engine's facts.
+        spec: Its settings as it runs.
+        dtype: Type of the arithmetic; this processor's by default.
+    """
+    stored = _FLOAT_BYTES.get(spec.precision)
+    if stored is None:
+        return info.weight_bytes
+    return info.weight_bytes * _FLOAT_BYTES[dtype or machine_plan(spec).dtype] // stored
 
 
 def machine_name(spec: EngineSpec) -> str:
