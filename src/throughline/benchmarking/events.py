@@ -37,13 +37,17 @@ class EventReader:
         self.error = self.error_type = ""
         self.prompt_tokens = self.completion_tokens = 0
 
-    def feed(self, event: bytes) -> None:
+    def feed(self, event: bytes, came: float = 0.0) -> None:
         """Takes one event, with or without the empty line behind it.
+
+        Args:
+            event: Its bytes.
+            came: When they came, seconds of `time.perf_counter`; now by default.
 
         Raises:
             ValueError: If its data is no JSON.
         """
-        now = time.perf_counter()
+        now = came or time.perf_counter()
         if not event.startswith(_DATA):
             return
         text = event[len(_DATA) :].strip()

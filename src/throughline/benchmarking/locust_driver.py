@@ -2,7 +2,8 @@
 
 Run by `throughline.benchmarking.targets.LocustTarget`. Locust must be the first import that opens sockets. An open
 loop has one greenlet for each session, which leaves when its session is due, however many have not come back;
-latencies count from then, so that a slow server or a slow client hides no waiting (Tene's coordinated omission).
+latencies count from then, so that a slow server or a slow client hides no waiting (Tene's coordinated omission). They
+end when bytes have come to the socket, before this process has parsed them.
 """
 
 from __future__ import annotations
@@ -14,19 +15,24 @@ from locust.exception import StopUser
 import logging  # isort: skip
 import time  # isort: skip  Locust patches the standard library first
 from collections import deque  # isort: skip
-from typing import Any  # isort: skip
+from typing import Any, cast  # isort: skip
 from urllib.parse import urlsplit  # isort: skip
 
 import gevent  # isort: skip
 import orjson  # isort: skip
-from geventhttpclient import HTTPClient  # isort: skip
 from geventhttpclient.url import URL  # isort: skip
 
 from throughline.benchmarking.child import Answers  # isort: skip
 from throughline.benchmarking.events import EventReader, refusal  # isort: skip
+from throughline.benchmarking.exact import Alarm, StampedClient  # isort: skip
 
 _SPAWN_RATE = 10_000
 _PATH = "/v1/chat/completions"
+# A session wakes so long before it is due, and its bytes leave when they are due: the kernel wakes a sleeper 0.2 ms
+# late on two cores of a virtual machine, and writing a request takes 0.5 ms.
+_LEAD_SECONDS = 0.001
+# A request's body and headers.
+Payload = tuple[bytes, dict[str, str]]
 
 
 class LoadEnvironment(Environment):
@@ -41,7 +47,7 @@ class LoadEnvironment(Environment):
         self.records: list[dict[str, Any]] = []
         self.untaken = deque(range(len(self.load["sessions"])))
         self.running = self.load["users"] if self.load["due"] is None else 1
-        self.idle: list[HTTPClient] = []
+        self.idle: list[StampedClient] = []
         self.began = 0.0
         self.end = float("inf")
 
@@ -51,23 +57,27 @@ class LoadEnvironment(Environment):
         if self.load["seconds"] is not None:
             self.end = self.began + self.load["seconds"]
 
-    def connection(self) -> HTTPClient:
+    def connection(self) -> StampedClient:
         """A keep-alive connection that nobody uses."""
         if self.idle:
             return self.idle.pop()
-        seconds = self.load["timeout_seconds"]
         url = URL(self.settings["url"])
-        return HTTPClient.from_url(url, concurrency=1, connection_timeout=seconds, network_timeout=seconds)
+        found = StampedClient.from_url(url, timeout_seconds=self.load["timeout_seconds"])
+        return cast(StampedClient, found)
 
     def close(self) -> None:
         """Closes connections."""
         for client in self.idle:
             client.close()
 
-    def session(self, number: int, due: float | None) -> None:
-        """Sends a session's turns, one after another."""
+    def payload(self, number: int) -> Payload:
+        """The bytes of a session's first request."""
+        return _payload(self, self.load["sessions"][number][0])
+
+    def session(self, number: int, due: float | None, first: Payload) -> None:
+        """Sends a session's turns, one after another; the first is ready."""
         for turn, request in enumerate(self.load["sessions"][number]):
-            record = _send(self, request, due)
+            record = _send(self, request, _payload(self, request) if turn else first, due)
             record |= {"session": number, "turn": turn}
             self.records.append(record)
             self.events.request.fire(  # type: ignore[no-untyped-call]
@@ -113,7 +123,8 @@ class ClosedLoopUser(_LoadUser):
         environment = self.environment
         if not environment.untaken or time.perf_counter() >= environment.end:
             raise StopUser
-        environment.session(environment.untaken.popleft(), None)
+        number = environment.untaken.popleft()
+        environment.session(number, None, environment.payload(number))
         if environment.untaken:
             environment.think()
 
@@ -126,27 +137,26 @@ class OpenLoopUser(_LoadUser):
         """All of the load."""
         environment = self.environment
         gone = []
-        for number, due in enumerate(environment.load["due"]):
-            at = environment.began + due
-            wait = at - time.perf_counter()
-            if wait > 0:
-                gevent.sleep(wait)
-            gone.append(gevent.spawn(environment.session, number, at))
+        with Alarm() as alarm:
+            for number, due in enumerate(environment.load["due"]):
+                payload, at = environment.payload(number), environment.began + due
+                alarm.wait_until(at - _LEAD_SECONDS)
+                gone.append(gevent.spawn(environment.session, number, at, payload))
         gevent.joinall(gone)
         raise StopUser
 
 
-def _send(environment: LoadEnvironment, request: dict[str, Any], due: float | None) -> dict[str, Any]:
-    payload, headers = _payload(environment, request)
+def _send(environment: LoadEnvironment, request: dict[str, Any], payload: Payload, due: float | None) -> dict[str, Any]:
     seen = EventReader()
     error = kind = ""
     left = False
     client = environment.connection()
+    client.begin(due or 0.0)
     keep = False
     start = time.perf_counter()
     try:
         with gevent.Timeout(environment.load["timeout_seconds"]):
-            response = client.post(environment.path, payload, headers)
+            response = client.post(environment.path, *payload)
             if response.status_code != 200:
                 error, kind = refusal(response.status_code, bytes(response.read()))
                 keep = True
@@ -154,7 +164,7 @@ def _send(environment: LoadEnvironment, request: dict[str, Any], due: float | No
                 # `read` would wait for a full buffer, and first tokens would look as late as last ones.
                 # By lines, since servers end them with one character or with two.
                 while event := response.readline(b"\n"):
-                    seen.feed(bytes(event))
+                    seen.feed(bytes(event), client.stamps.came)
                     if request["cancel_after"] and seen.messages >= request["cancel_after"]:
                         left = True
                         break
@@ -179,7 +189,7 @@ def _send(environment: LoadEnvironment, request: dict[str, Any], due: float | No
     end = seen.last or time.perf_counter()
     return {
         "scenario": request["scenario"],
-        "start": start,
+        "start": client.stamps.sent or start,
         "first_token": seen.first or end,
         "end": end,
         "prompt_tokens": seen.prompt_tokens,
@@ -194,7 +204,7 @@ def _send(environment: LoadEnvironment, request: dict[str, Any], due: float | No
     }
 
 
-def _payload(environment: LoadEnvironment, request: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+def _payload(environment: LoadEnvironment, request: dict[str, Any]) -> Payload:
     settings = environment.settings
     body: dict[str, Any] = {
         "model": settings["model"],
