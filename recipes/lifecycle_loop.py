@@ -18,6 +18,8 @@ from throughline.tuning.evidence import TunedSpec, to_yaml
 if TYPE_CHECKING:
     from recipes.lifecycle_run import Run
 
+# A turn's parts, by the first words of what a tuning tells: the search, the race, and the gate.
+_PARTS = {"probe": 0, "race": 1, "gate": 2}
 _KINDS: dict[str, VerdictKind] = {"better": "good", "refused": "bad", "nothing better": "unclear"}
 
 
@@ -57,6 +59,8 @@ def _tuned(run: Run, engine: Artifact, number: int, dataset: str) -> Round:
     reference = run.evaluated[run.config.precisions[0]]
 
     def tell(line: str) -> None:
+        word = line.split(maxsplit=1)[0]
+        run.table.part(_PARTS.get(word, 0), len(_PARTS))
         run.table.advance("", None, line)
 
     def turn() -> Round:

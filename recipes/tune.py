@@ -147,8 +147,9 @@ def _noise(config: Config, probe: Probe, start: Mapping[str, Any]) -> Noise:
         probe(start, seconds=config.study.probe_seconds, seed=10_000 + number) for number in range(config.noise_probes)
     ]
     values = [limits.value(each, objective) for each in found]
-    if min(values) <= 0:
-        # Nothing within the limits has no spread; what is answered at all has.
+    if min(values) <= 0 or not all(limits.keeps(each) for each in found):
+        # A goodput of nothing has no spread, and that of the few requests within a broken limit says how few they are:
+        # not what a finalist's would be that keeps it. The rounds of the race have their own spread.
         values = [limits.value(each, "tokens_per_second") for each in found]
     return estimate(values)
 
