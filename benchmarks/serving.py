@@ -33,7 +33,7 @@ import psutil
 from results_file import command_line, spread, write
 
 from throughline.contracts.engine import SamplingParams
-from throughline.contracts.gateway import GatewayLimits, GatewaySpec, ModelRoute
+from throughline.contracts.gateway import GatewayLimits, GatewaySpec, GatewayTimeouts, ModelRoute
 from throughline.contracts.serving import ServeSpec
 from throughline.gateway import GatewayProcess
 from throughline.gateway.upstream import infer_request
@@ -218,6 +218,9 @@ def quantile(values: list[float], share: float) -> float:
 
 def summary(seen: list[Seen], tokens: int) -> dict[str, float]:
     """Figures of one cell, seconds; `late` is from a token's being there to its message's coming."""
+    unanswered = sum(not item.came for item in seen)
+    if unanswered:
+        raise SystemExit(f"{unanswered} of {len(seen)} requests got no token: nothing to compare")
     first = [item.came[0] - item.sent for item in seen]
     gaps = [b - a for item in seen for a, b in itertools.pairwise(item.came)]
     late = [came - made for item in seen for came, made in zip(item.came, item.made, strict=False)]
@@ -302,7 +305,10 @@ def measure(args: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
                     with TritonServer(work / "repository", [MODEL], spec, run_dir=work / "run") as server:
                         route = ModelRoute(id=MODEL, upstream=server.grpc_url, triton_model=MODEL, engine_dir=engine)
                         limits = GatewayLimits(max_concurrent_tokens=2**31, max_concurrent_requests=1024)
-                        with GatewayProcess(GatewaySpec(port=0, models=(route,), limits=limits)) as gateway:
+                        # 128 users wait for their first token longer than the gateway lets anybody wait.
+                        timeouts = GatewayTimeouts(first_token_seconds=600, inter_token_seconds=600, total_seconds=1200)
+                        asked = GatewaySpec(port=0, models=(route,), limits=limits, timeouts=timeouts)
+                        with GatewayProcess(asked) as gateway:
                             found = one_cell(layer, job, server, gateway)
                 rows.append({"round": round_, "users": users, "layer": layer, **found})
                 shown = {k: round(v, 4) for k, v in found.items() if isinstance(v, float)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -33,6 +34,8 @@ from throughline.reporting import console
 # As a shell counts a command that SIGPIPE ended.
 BROKEN_PIPE = 141
 _SWEEPS = {"-m", "--multirun"}
+# The command that this process was started with; the first where a recipe runs others.
+_typed: list[str] = []
 
 
 def recipe(
@@ -71,6 +74,7 @@ def run(
     after_sweep: Callable[[], None] | None = None,
 ) -> int:
     """Runs a recipe with `sys.argv` and returns its exit code."""
+    _typed.append(shlex.join(["python", "-m", f"recipes.{name}", *sys.argv[1:]]))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     register_resolvers(name, doc)
     register_defaults(name, schema)
@@ -125,6 +129,11 @@ def run(
         # No empty file is left behind.
         foreign.stop()
     return code
+
+
+def command(otherwise: str) -> str:
+    """Returns the command that this process was started with, or `otherwise` where no recipe runs, for reports."""
+    return _typed[0] if _typed else otherwise
 
 
 class _Failed(BaseException):

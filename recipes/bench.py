@@ -10,7 +10,6 @@ python -m recipes.bench bench.repeats=5
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Self
 
 import yaml
@@ -101,7 +100,7 @@ class Config(layers.LayersConfig):
             timeout_seconds=self.bench.timeout_seconds,
             seed=self.seed,
             web_port=_WEB_PORT if self.web_ui else None,
-            command=" ".join(["python -m recipes.bench", *sys.argv[1:]]),
+            command=app.command("python -m recipes.bench"),
         )
 
 

@@ -183,8 +183,7 @@ def _show(config: Config, found: Sequence[tuple[Measurement, Diagnosis, tuple[st
             print_table(diagnosis_report.findings_table(diagnosis))
         for line in blind:
             app.echo(f"unseen   {line}")
-    command = "python -m recipes.diagnose " + " ".join(sys.argv[1:])
-    report = diagnosis_report.page(found, command.strip())
+    report = diagnosis_report.page(found, app.command("python -m recipes.diagnose"))
     app.echo(f"page     {write_report(report, config.store().home / 'diagnoses' / _name(config))[0]}")
     lever = next((lever for _, each, _ in found for finding in each.findings for lever in finding.levers), None)
     app.echo(f"next     {' '.join(lever.overrides) or lever.why}" if lever else "next     nothing to change")

@@ -137,6 +137,12 @@ def section(rounds: Sequence[Round]) -> Section:
     return Section("The closed loop", text, [Table("What each round bought", columns, rows, note=note)], folded=folded)
 
 
+def gained(rounds: Sequence[Round]) -> str:
+    """Returns what the last tuning that took the engine's place came to, as the end of a sentence; empty for none."""
+    passed = [each for each in rounds if each.tuned is not None]
+    return f"; tuned since: {passed[-1].reason}" if passed else ""
+
+
 def figures(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     """Returns the rounds in plain values."""
     return [

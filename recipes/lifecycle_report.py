@@ -109,7 +109,7 @@ def build(run: Run) -> Report:
             "commit": str(environment["git_commit"]),
             **{name: str(version) for name, version in environment["packages"].items()},
         },
-        command=f"python -m recipes.lifecycle profile={run.config.profile} debug={run.config.debug}",
+        command=app.command(f"python -m recipes.lifecycle profile={run.config.profile} debug={run.config.debug}"),
     )
 
 
@@ -124,7 +124,8 @@ def verdict(run: Run) -> str:
 
     value = run.sets[promoted][GATED_SET].metrics[metric].value
     size = fmt.bytes_(run.engines[promoted].manifest.metrics["weight_bytes"])
-    return f"{promoted} is promoted: {results.label(metric)} {fmt.percent(value)}, {size} of weights"
+    tuned = lifecycle_loop.gained(run.rounds)
+    return f"{promoted} is promoted: {results.label(metric)} {fmt.percent(value)}, {size} of weights{tuned}"
 
 
 def show(run: Run) -> None:
@@ -138,6 +139,9 @@ def show(run: Run) -> None:
     print_table(_engine_table(run))
     if run.serving:
         print_table(results.serving_table(_serving(run)["cells"]))
+    if run.rounds:
+        for table in lifecycle_loop.section(run.rounds).tables:
+            print_table(table)
     app.echo()
     app.echo(f"verdict  {verdict(run)}")
 

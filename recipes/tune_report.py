@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from recipes import app
 from recipes.tune_config import Config, Outcome
 from recipes.tune_gate import Judged as GateJudged
 from recipes.tune_precision import quantisation
@@ -63,14 +64,6 @@ def machine() -> dict[str, Any]:
     return {"processor": str(found["processor"]), "cores": int(found["cores"])}
 
 
-def command(config: Config) -> str:
-    """Returns the command that searches again."""
-    return (
-        f"python -m recipes.tune space={config.space.name} layer={config.layer} name={config.name} "
-        f"study.minutes={config.study.minutes:g} study.probes={config.study.probes} study.seed={config.study.seed}"
-    )
-
-
 def preset(config: Config, outcome: Outcome, runner: Runner, judged: GateJudged | None) -> TunedSpec:
     """Returns the preset of a winner."""
     objective = config.study.objectives[0]
@@ -103,7 +96,7 @@ def preset(config: Config, outcome: Outcome, runner: Runner, judged: GateJudged 
         probes=len(outcome.study.measured),
         refused=sum(bool(trial.refused) for trial in outcome.study.trials),
         space=f"{config.space.name}, {outcome.study.space.size()} points",
-        command=command(config),
+        command=app.command(f"python -m recipes.tune name={config.name}"),
         gate={"verdict": judged.verdict.decision, "reason": judged.verdict.reasons[0]} if judged else {},
         digests=digests,
     )
@@ -155,7 +148,7 @@ def build(config: Config, outcome: Outcome) -> Report:
         ],
         environment={name: str(value) for name, value in machine().items()}
         | {"incumbent": outcome.engine.digest[:12], "probes": str(len(outcome.study.measured))},
-        command=command(config),
+        command=app.command(f"python -m recipes.tune name={config.name}"),
     )
 
 

@@ -190,7 +190,7 @@ async def bystander(attack: Attack) -> list[float]:
 
 
 def endless_streams(seen: Seen) -> Iterator[Say]:
-    if not seen.inputs["stream"]:
+    if not seen.is_streamed:
         yield Say("Hello", 1, "stop")
         return
     for number in range(1, 10**6):
