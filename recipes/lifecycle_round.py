@@ -51,8 +51,11 @@ class Round:
 
     @property
     def reason(self) -> str:
-        """Why it ended as it did."""
-        return self.outcome.race.reason if self.outcome else self.problem
+        """Why it ended as it did; of a refusal the gate's first reason too."""
+        if self.outcome is None:
+            return self.problem
+        refused = f"; refused: {self.verdicts[-1].reasons[0]}" if self.ended == "refused" else ""
+        return self.outcome.race.reason + refused
 
     @property
     def preset(self) -> TunedSpec | None:

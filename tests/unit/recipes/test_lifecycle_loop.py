@@ -57,6 +57,7 @@ def test_a_refusal_and_an_slo_that_nothing_keeps_are_said(better: Round) -> None
     hopeless = replace(better, number=2, outcome=None, problem="no point keeps the SLO — …", tuned=None, after=None)
     section = lifecycle_loop.section([refused, hopeless])
     assert [row[6] for row in section.tables[0].rows] == [Cell("refused", "bad"), Cell("nothing better", "unclear")]
+    assert str(section.tables[0].rows[0][7]).endswith(f"times the incumbent's; refused: {verdict.reasons[0]}")
     assert section.tables[0].rows[0][5] == "NO_GO" and section.tables[0].rows[1][7] == "no point keeps the SLO — …"
     assert [(each.line, each.text) for each in section.folded] == [("round 1: refused by the gate", verdict.reasons[0])]
     plain = lifecycle_loop.figures([refused, hopeless])
