@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ from throughline.reporting import console
 # As a shell counts a command that SIGPIPE ended.
 BROKEN_PIPE = 141
 _SWEEPS = {"-m", "--multirun"}
-# The command that this process was started with; the first where a recipe runs others.
-_typed: list[str] = []
+# The command line of the recipe that runs; empty where none does.
+_typed: ContextVar[str] = ContextVar("typed", default="")
 
 
 def recipe(
@@ -74,7 +75,7 @@ def run(
     after_sweep: Callable[[], None] | None = None,
 ) -> int:
     """Runs a recipe with `sys.argv` and returns its exit code."""
-    _typed.append(shlex.join(["python", "-m", f"recipes.{name}", *sys.argv[1:]]))
+    token = _typed.set(shlex.join(["python", "-m", f"recipes.{name}", *sys.argv[1:]]))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     register_resolvers(name, doc)
     register_defaults(name, schema)
@@ -128,12 +129,13 @@ def run(
     if foreign.empty:
         # No empty file is left behind.
         foreign.stop()
+    _typed.reset(token)
     return code
 
 
 def command(otherwise: str) -> str:
-    """Returns the command that this process was started with, or `otherwise` where no recipe runs, for reports."""
-    return _typed[0] if _typed else otherwise
+    """Returns the command line of the recipe that runs, for reports; `otherwise` where none does."""
+    return _typed.get() or otherwise
 
 
 class _Failed(BaseException):

@@ -58,9 +58,8 @@ def memory_bandwidth(
 ) -> float | None:
     """Returns bytes a second that the engine must have read: its weights in each step, each token's KV cache once.
 
-    Weights count as they lie in memory: `engines.weight_pass_bytes`.
-
-    A KV cache of type `auto` counts as one of two bytes a number. None if nobody counts the steps.
+    Weights count as they lie in memory (`engines.weight_pass_bytes`), a KV cache of type `auto` as one of two bytes a
+    number. None if nobody counts the steps.
     """
     if readings.steps is None:
         return None

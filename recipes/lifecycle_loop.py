@@ -18,8 +18,6 @@ from throughline.tuning.evidence import TunedSpec, to_yaml
 if TYPE_CHECKING:
     from recipes.lifecycle_run import Run
 
-# A turn's parts, by the first words of what a tuning tells: the search, the race, and the gate.
-_PARTS = {"probe": 0, "race": 1, "gate": 2}
 _KINDS: dict[str, VerdictKind] = {"better": "good", "refused": "bad", "nothing better": "unclear"}
 
 
@@ -59,15 +57,13 @@ def _tuned(run: Run, engine: Artifact, number: int, dataset: str) -> Round:
     reference = run.evaluated[run.config.precisions[0]]
 
     def tell(line: str) -> None:
-        word = line.split(maxsplit=1)[0]
-        run.table.part(_PARTS.get(word, 0), len(_PARTS))
         run.table.advance("", None, line)
 
     def turn() -> Round:
         before = _measure(config, engine)
         advice = advise(before, config)
         try:
-            outcome = tune.make(config, reference=reference, advice=advice.points, tell=tell)
+            outcome = tune.make(config, reference=reference, advice=advice.points, tell=tell, on_part=run.table.part)
         except TuningError as error:
             # What the line has made and promoted stands all the same.
             return Round(number, engine, before, advice, None, str(error))

@@ -33,6 +33,9 @@ from throughline.tuning.space import encode, identity
 
 # Hears a line for a person.
 Tell = Callable[[str], None]
+# Hears how many of so many parts are done: the search, the race, and the gate.
+OnPart = Callable[[int, int], None]
+_PARTS = 3
 
 
 def make(
@@ -42,6 +45,7 @@ def make(
     reference: Artifact | None = None,
     advice: Sequence[Settings] = (),
     tell: Tell = app.echo,
+    on_part: OnPart = lambda done, of: None,
 ) -> Outcome:
     """Searches, races, judges, and writes the preset of what won.
 
@@ -51,6 +55,7 @@ def make(
         reference: Evaluation of the engine that the gate compares with; the incumbent is evaluated by default.
         advice: Changes of the incumbent to begin with, as a diagnosis proposes them.
         tell: Hears a line for each step.
+        on_part: Hears when a part begins.
 
     Raises:
         TuningError: If no point keeps the SLO, naming the limit and by how much, or the target died.
@@ -67,6 +72,7 @@ def make(
     folder = config.store().home / "tuning" / _fingerprint(config, engine, space)
     engines = Engines(engine, config)
     asked = probe or _probe(config, engines)
+    on_part(0, _PARTS)
     noise = _noise(config, Recorded(asked, folder / "noise.jsonl"), start)
     tell(f"noise    {100 * noise.sigma:.1f} % a probe; two differ by {100 * noise.relative:.0f} % by chance")
     study = Study(space, config.study, config.limits, folder / "study.journal", CpuLint(info, config.serve))
@@ -81,7 +87,9 @@ def make(
     )
     if study.best() is None:
         raise impossible(study)
+    on_part(1, _PARTS)
     raced = _race(config, Recorded(asked, folder / "race.jsonl"), study, start, noise, tell)
+    on_part(2, _PARTS)
     outcome = Outcome(start, engine, study, noise, raced, folder, engines.used)
     _conclude(config, outcome, engines, reference, tell)
     return outcome
@@ -147,9 +155,10 @@ def _noise(config: Config, probe: Probe, start: Mapping[str, Any]) -> Noise:
         probe(start, seconds=config.study.probe_seconds, seed=10_000 + number) for number in range(config.noise_probes)
     ]
     values = [limits.value(each, objective) for each in found]
-    if min(values) <= 0 or not all(limits.keeps(each) for each in found):
-        # A goodput of nothing has no spread, and that of the few requests within a broken limit says how few they are:
-        # not what a finalist's would be that keeps it. The rounds of the race have their own spread.
+    broken = objective == "goodput" and not all(limits.keeps(each) for each in found)
+    if broken or min(values) <= 0:
+        # The few requests within a broken limit say how few they are, not what the goodput of a finalist that keeps it
+        # would spread like. The rounds of the race have their own spread.
         values = [limits.value(each, "tokens_per_second") for each in found]
     return estimate(values)
 

@@ -15,7 +15,7 @@ from locust.exception import StopUser
 import logging  # isort: skip
 import time  # isort: skip  Locust patches the standard library first
 from collections import deque  # isort: skip
-from typing import Any, cast  # isort: skip
+from typing import Any  # isort: skip
 from urllib.parse import urlsplit  # isort: skip
 
 import gevent  # isort: skip
@@ -24,7 +24,7 @@ from geventhttpclient.url import URL  # isort: skip
 
 from throughline.benchmarking.child import Answers  # isort: skip
 from throughline.benchmarking.events import EventReader, refusal  # isort: skip
-from throughline.benchmarking.exact import Alarm, StampedClient  # isort: skip
+from throughline.benchmarking.timing import Alarm, StampedClient  # isort: skip
 
 _SPAWN_RATE = 10_000
 _PATH = "/v1/chat/completions"
@@ -62,8 +62,8 @@ class LoadEnvironment(Environment):
         if self.idle:
             return self.idle.pop()
         url = URL(self.settings["url"])
-        found = StampedClient.from_url(url, timeout_seconds=self.load["timeout_seconds"])
-        return cast(StampedClient, found)
+        seconds = self.load["timeout_seconds"]
+        return StampedClient(url.host, port=url.port, ssl=url.scheme == "https", timeout_seconds=seconds)
 
     def close(self) -> None:
         """Closes connections."""
