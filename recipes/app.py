@@ -57,7 +57,8 @@ def recipe(
         doc = sys.modules[function.__module__].__doc__ or ""
 
         def command() -> None:
-            sys.exit(run(name, doc, schema, function, nemo=nemo, capture=capture, after_sweep=after_sweep))
+            options: dict[str, Any] = {"nemo": nemo, "capture": capture, "after_sweep": after_sweep}
+            sys.exit(finished(lambda: run(name, doc, schema, function, **options)))
 
         return command
 
@@ -115,9 +116,7 @@ def run(
     except (HydraException, OmegaConfBaseException) as error:
         code = report(config_error(name, error))
     except BrokenPipeError:
-        # The reader has gone, as in `… | head`; what is left in the buffer must not complain again at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = BROKEN_PIPE
+        code = _unread()
     except KeyboardInterrupt:
         console.complain("\nstopped; what was finished is kept, run the same command to go on")
         code = 130
@@ -131,6 +130,29 @@ def run(
         foreign.stop()
     _typed.reset(token)
     return code
+
+
+def finished(work: Callable[[], int]) -> Any:
+    """Returns a command's exit code once all that it printed is out, or `BROKEN_PIPE` where its reader has gone.
+
+    Left to itself, the interpreter notices that when it ends, complains, and exits with 120.
+    """
+    try:
+        try:
+            code: Any = work()
+        except SystemExit as front:
+            # Hydra's own end after help and `--cfg`.
+            code = front.code
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _unread()
+    return code
+
+
+def _unread() -> int:
+    """Returns the exit code of a command whose reader has gone, as in `… | head`; nothing complains of it any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
 
 
 def command(otherwise: str) -> str:

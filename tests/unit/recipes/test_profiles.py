@@ -65,12 +65,15 @@ def test_an_unknown_profile_is_named() -> None:
         validate.profile_settings("prodction")
 
 
+@pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize("command", [["recipes.validate", "profile=laptop"], ["recipes.data", "--help"]])
-def test_a_reader_that_goes_away_gets_no_traceback(command: list[str]) -> None:
+def test_a_reader_that_goes_away_gets_no_traceback(command: list[str], buffered: bool) -> None:
     read, write = os.pipe()
     os.close(read)
+    # A buffer keeps what is printed until the interpreter ends.
+    environment = os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"}
     done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-m", *command], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, env=environment
     )
     os.close(write)
     assert "Traceback" not in done.stderr, done.stderr
