@@ -14,25 +14,28 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.tuning_grid import foreign, preset
+from benchmarks.tuning_grid import foreign
+from recipes import tune_prior
 from recipes.tune_probe import StackProbe
 from recipes.tune_report import machine
 from throughline.artifacts import ArtifactStore
+from throughline.contracts.engine import EngineInfo
 from throughline.contracts.measurement import Measurement
 from throughline.contracts.slo import SloSpec
 from throughline.contracts.workload import Workload
 from throughline.tuning import Limits, SpaceSpec, Study, StudySpec
-from throughline.tuning.noise import estimate
+from throughline.tuning.noise import of_probes
 from throughline.tuning.race import RaceSpec, Runner, race
 from throughline.tuning.recorded import Grid, Recorded
 
 RESULTS = Path(__file__).parent / "results"
+GRID = RESULTS / "tuning_grid.json"
 # The engine's own preset, as far as the space has it: four users fill no larger batch.
 DEFAULT = {
     "engine.precision": "bf16",
@@ -42,24 +45,43 @@ DEFAULT = {
 }
 
 
-def read_grid(path: Path = RESULTS / "tuning_grid.json") -> tuple[SpaceSpec, Limits, Grid]:
-    """Returns the space, the limits and every point."""
-    values = json.loads(path.read_text())
-    rows = [(row["settings"], Measurement.model_validate(row["measurement"])) for row in values["points"]]
-    return SpaceSpec(**values["space"]), Limits(SloSpec(**values["slo"])), Grid(rows)
+@dataclass(frozen=True)
+class Landscape:
+    """A space of which every point was measured, and what the measuring was for.
 
+    Attributes:
+        space: The dimensions.
+        limits: The SLO.
+        workload: What was sent.
+        engine: The engine whose settings are the default's.
+        grid: The points.
+    """
 
-def optimum(limits: Limits, grid: Grid) -> float:
-    """Returns the best goodput of a point that keeps the SLO, by looking everywhere."""
-    return max((limits.value(found, "goodput") for _, found in grid if limits.keeps(found)), default=0.0)
+    space: SpaceSpec
+    limits: Limits
+    workload: Workload
+    engine: EngineInfo
+    grid: Grid
 
+    @classmethod
+    def read(cls, path: Path = GRID) -> Landscape:
+        """Reads what `tuning_grid.py` has written."""
+        values = json.loads(path.read_text())
+        rows = [(row["settings"], Measurement.model_validate(row["measurement"])) for row in values["points"]]
+        space, limits = SpaceSpec(**values["space"]), Limits(SloSpec(**values["slo"]))
+        return cls(space, limits, Workload(**values["workload"]), EngineInfo(**values["engine"]), Grid(rows))
 
-def search(seed: int, space: SpaceSpec, limits: Limits, grid: Grid, **settings: Any) -> Study:
-    """Searches the grid with a quarter of its points."""
-    spec = StudySpec(**{"probes": len(grid) // 4, "minutes": 1e6, "seed": seed} | settings)
-    study = Study(space, spec, limits, None, refusal)
-    study.run(grid, [DEFAULT])
-    return study
+    def optimum(self) -> float:
+        """Returns the best goodput of a point that keeps the SLO, by looking everywhere."""
+        kept = (found for _, found in self.grid if self.limits.keeps(found))
+        return max((self.limits.value(found, "goodput") for found in kept), default=0.0)
+
+    def search(self, seed: int) -> Study:
+        """Searches with a quarter of the points, from where `recipes.tune` begins without a doctor's advice."""
+        spec = StudySpec(probes=len(self.grid) // 4, minutes=1e6, seed=seed)
+        study = Study(self.space, spec, self.limits, None, refusal)
+        study.run(self.grid, [DEFAULT, *tune_prior.proposals(self.space, DEFAULT, self.engine, self.workload)])
+        return study
 
 
 def refusal(settings: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -70,10 +92,11 @@ def refusal(settings: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def replay(seeds: int) -> dict[str, Any]:
     """Returns what each seed reaches of the best."""
-    space, limits, grid = read_grid()
-    best, rows = optimum(limits, grid), []
+    land = Landscape.read()
+    limits, grid = land.limits, land.grid
+    best, rows = land.optimum(), []
     for seed in range(seeds):
-        study = search(seed, space, limits, grid)
+        study = land.search(seed)
         found = study.best()
         share = study.value(found) / best if found else 0.0
         rows.append(
@@ -99,17 +122,16 @@ def replay(seeds: int) -> dict[str, Any]:
 
 def side_by_side(engines: Mapping[str, str], home: str, rounds: int, seconds: float) -> dict[str, Any]:
     """Measures the default beside what seed 0 finds."""
-    space, limits, grid = read_grid()
-    found = search(0, space, limits, grid).best()
+    land = Landscape.read()
+    limits = land.limits
+    found = land.search(0).best()
     if found is None:
         raise SystemExit("no point of the grid keeps the SLO")
     loaded = {name: foreign(Path(path)) for name, path in engines.items()}
-    workload, slo = preset(Workload, "workload", "desk"), preset(SloSpec, "slo", "desk")
     store = ArtifactStore(home)
-    stack = StackProbe("raw", workload, slo, store, lambda built: loaded[built["precision"]])
+    stack = StackProbe("raw", land.workload, limits.slo, store, lambda built: loaded[built["precision"]])
     probe = Recorded(stack, store.home / "tuning_race.jsonl")
-    same = [limits.value(probe(DEFAULT, seconds=seconds, seed=100 + n), "goodput") for n in range(4)]
-    noise = estimate(same) if min(same) > 0 else None
+    noise = of_probes([probe(DEFAULT, seconds=seconds, seed=100 + n) for n in range(4)], limits, "goodput")
     # All rounds, so that the interval is that of as many pairs as are asked for.
     spec = RaceSpec(finalists=1, rounds=rounds, least_rounds=rounds, seconds=seconds)
     raced = race(
@@ -126,7 +148,7 @@ def side_by_side(engines: Mapping[str, str], home: str, rounds: int, seconds: fl
     return {
         "command": f"python benchmarks/tuning.py race --engines int8=… bf16=… --rounds {rounds} --seconds {seconds:g}",
         "machine": machine(),
-        "noise": asdict(noise) if noise else None,
+        "noise": asdict(noise),
         "reason": raced.reason,
         "default": _runner(raced.incumbent, limits),
         "tuned": _runner(raced.runners[0], limits),

@@ -1,6 +1,6 @@
 """Measures every point of the space `batching` once, so that a search can be compared with looking everywhere.
 
-    python benchmarks/tuning_grid.py --engines int8=/engines/int8 bf16=/engines/bf16 --minutes 10
+    python benchmarks/tuning_grid.py --engines bf16=/engines/bf16 int8=/engines/int8 --minutes 10
 
 Each point loads the engine anew, warms it and loads it for `--seconds`. What is measured is kept after every point: a
 run that ends after `--minutes` exits with 3 while points are left, and the same command goes on. `--points` measures
@@ -34,7 +34,7 @@ from throughline.tuning import Limits, SpaceSpec
 from throughline.tuning.space import identity
 
 RESULTS = Path(__file__).parent / "results" / "tuning_grid.json"
-WORKLOAD, LIMITS = "desk", "desk"
+WORKLOAD = "desk"
 LEFT = 3
 M = TypeVar("M", bound=BaseModel)
 
@@ -63,18 +63,21 @@ def foreign(path: Path) -> Artifact:
 def main() -> int:
     """Measures what is left; returns 0 when all points are there, 3 when some are left."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engines", nargs="+", required=True, help="precision=folder")
+    parser.add_argument("--engines", nargs="+", required=True, help="precision=folder, the default first")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--slo", default="reading", help="a preset of recipes/conf/slo")
     parser.add_argument("--points", type=int, default=0)
     parser.add_argument("--home", default="artifacts", help="the artifact store")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     started = time.monotonic()
     engines = {name: foreign(Path(path)) for name, _, path in (item.partition("=") for item in arguments.engines)}
+    # The first one is the default's.
+    infos = [EngineInfo.read(engine.path) for engine in engines.values()]
     space = preset(SpaceSpec, "space", "batching")
     store = ArtifactStore(arguments.home)
-    workload, slo = preset(Workload, "workload", WORKLOAD), preset(SloSpec, "slo", LIMITS)
+    workload, slo = preset(Workload, "workload", WORKLOAD), preset(SloSpec, "slo", arguments.slo)
     probe = StackProbe("raw", workload, slo, store, lambda built: engines[built["precision"]])
     limits = Limits(slo)
     rows = json.loads(arguments.out.read_text())["points"] if arguments.out.is_file() and not arguments.points else []
@@ -102,6 +105,7 @@ def main() -> int:
                 "workload": workload.model_dump(mode="json"),
                 "slo": slo.model_dump(mode="json"),
                 "space": space.model_dump(mode="json"),
+                "engine": infos[0].model_dump(mode="json"),
             }
             write(arguments.out, plain, rows, arguments.seconds)
     return 0
@@ -116,7 +120,7 @@ def preset(kind: type[M], group: str, name: str) -> M:
 def write(path: Path, presets: dict[str, object], rows: list[dict[str, object]], seconds: float) -> None:
     """Writes what is measured so far, whole or not at all."""
     values = {
-        "command": "python benchmarks/tuning_grid.py --engines int8=… bf16=…",
+        "command": "python benchmarks/tuning_grid.py --engines bf16=… int8=…",
         "machine": machine(),
         "seconds": seconds,
         **presets,

@@ -26,7 +26,7 @@ from throughline.contracts.engine import EngineInfo
 from throughline.contracts.errors import ConfigError, TuningError
 from throughline.tuning import Probe, Settings, SpaceSpec, Study
 from throughline.tuning.evidence import by_layer
-from throughline.tuning.noise import Noise, estimate
+from throughline.tuning.noise import Noise, of_probes
 from throughline.tuning.race import Race, Runner, race
 from throughline.tuning.recorded import Recorded
 from throughline.tuning.space import encode, identity
@@ -148,19 +148,12 @@ def _probe(config: Config, engines: Engines) -> StackProbe:
     return StackProbe(config.layer, config.workload, config.slo, store, engines, dataset)
 
 
-def _noise(config: Config, probe: Probe, start: Mapping[str, Any]) -> Noise:
+def _noise(config: Config, probe: Probe, start: Settings) -> Noise:
     """Probes of the incumbent alone: requests differ from one to the next, as those of the search do."""
-    limits, objective = config.limits, config.study.objectives[0]
     found = [
         probe(start, seconds=config.study.probe_seconds, seed=10_000 + number) for number in range(config.noise_probes)
     ]
-    values = [limits.value(each, objective) for each in found]
-    broken = objective == "goodput" and not all(limits.keeps(each) for each in found)
-    if broken or min(values) <= 0:
-        # The few requests within a broken limit say how few they are, not what the goodput of a finalist that keeps it
-        # would spread like. The rounds of the race have their own spread.
-        values = [limits.value(each, "tokens_per_second") for each in found]
-    return estimate(values)
+    return of_probes(found, config.limits, config.study.objectives[0])
 
 
 def _race(config: Config, probe: Probe, study: Study, start: Settings, noise: Noise, tell: Tell) -> Race:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from throughline.contracts.benchmark import Estimate
 from throughline.contracts.errors import MeasurementError
+from throughline.contracts.measurement import Measurement
+from throughline.tuning.limits import Limits, Objective
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,22 @@ def estimate(rates: Sequence[float]) -> Noise:
     logs = [math.log(rate) for rate in rates]
     mean = sum(logs) / len(logs)
     return Noise(math.sqrt(sum((value - mean) ** 2 for value in logs) / (len(logs) - 1)), len(logs))
+
+
+def of_probes(found: Sequence[Measurement], limits: Limits, objective: Objective) -> Noise:
+    """Returns the noise of an objective from measurements of the same settings.
+
+    Goodput beyond a limit counts the few requests within it: it says how few they are, not what the goodput of settings
+    that keep the limit would spread like. The noise is that of tokens per second then.
+
+    Raises:
+        MeasurementError: If there are fewer than two, or no token was made.
+    """
+    values = [limits.value(each, objective) for each in found]
+    broken = objective == "goodput" and not all(limits.keeps(each) for each in found)
+    if broken or min(values, default=0.0) <= 0:
+        values = [limits.value(each, "tokens_per_second") for each in found]
+    return estimate(values)
 
 
 def paired(

@@ -38,6 +38,12 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
+        try:
+            self.answer()
+        except ConnectionError:  # the client has gone, at whichever message it was
+            self.server.left = self.close_connection = True
+
+    def answer(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         asked = body["messages"][0]["content"]
         seen = {"user": body.get("user"), "key": self.headers.get("authorization"), "text": asked}
@@ -88,11 +94,7 @@ class Handler(BaseHTTPRequestHandler):
             half = len(data) // 2  # a boundary inside an event must not matter
             if asked == "endless" and text == "[DONE]":
                 # Until the client has gone, which closes the connection.
-                try:
-                    left = self.rfile.read(1) == b""
-                except ConnectionResetError:
-                    left = True
-                self.server.left = left
+                self.server.left = self.rfile.read(1) == b""
                 return
             for part in (data[:half], data[half:]):
                 self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")

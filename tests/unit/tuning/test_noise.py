@@ -8,8 +8,9 @@ import random
 import pytest
 from scipy.stats import t
 
+from tests.unit.tuning.surface import DEFAULT, LIMITS, made
 from throughline.contracts.errors import MeasurementError
-from throughline.tuning.noise import Noise, estimate, paired
+from throughline.tuning.noise import Noise, estimate, of_probes, paired
 
 
 def test_the_estimate_comes_near_what_was_put_in() -> None:
@@ -23,6 +24,15 @@ def test_the_estimate_comes_near_what_was_put_in() -> None:
 def test_too_little_is_refused(rates: list[float]) -> None:
     with pytest.raises(MeasurementError, match="noise cannot be told"):
         estimate(rates)
+
+
+def test_goodput_beyond_a_limit_lends_its_noise_from_the_tokens() -> None:
+    """Of a hundred requests one or four were within the limit: that is no spread of anything."""
+    few = [made(DEFAULT, rate=rate, goodput=good, ttft=1, itl=0.5) for rate, good in ((2.0, 0.02), (2.1, 0.08))]
+    assert of_probes(few, LIMITS, "goodput").sigma == pytest.approx(estimate([2.0, 2.1]).sigma)
+    kept = [made(DEFAULT, rate=2.0, goodput=good, ttft=1, itl=0.2) for good in (1.8, 2.0)]
+    assert of_probes(kept, LIMITS, "goodput").sigma == pytest.approx(estimate([1.8, 2.0]).sigma)
+    assert of_probes(few, LIMITS, "ttft").sigma == 0
 
 
 def test_two_rounds_that_agree_by_chance_prove_nothing() -> None:
