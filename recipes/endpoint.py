@@ -1,7 +1,7 @@
 """A service that runs already, as a benchmark's target: any server of OpenAI's chat completions, by its address.
 
 vLLM, SGLang, TensorRT-LLM's own server, NIM, a gateway of ours on another machine: what is read of it are its streams,
-`/v1/models`, and `/metrics` where it has vLLM's gauges.
+`/v1/models`, and `/metrics` where it has the names of vLLM or SGLang.
 """
 
 from __future__ import annotations
@@ -23,11 +23,19 @@ from throughline.contracts.errors import ConfigError, DeployError
 from throughline.contracts.text import shorten
 
 _ANSWER_SECONDS = 10.0
-# Of vLLM, ours too; the cache's share has an older name.
-_GAUGES = {
-    "scheduled": ("vllm:num_requests_running",),
-    "waiting": ("vllm:num_requests_waiting",),
-    "kv_cache_usage": ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+# Of vLLM (docs.vllm.ai, "Production Metrics"), ours too, with older names behind newer ones, and of SGLang.
+_NAMES = {
+    "scheduled": ("vllm:num_requests_running", "sglang:num_running_reqs"),
+    "waiting": ("vllm:num_requests_waiting", "sglang:num_queue_reqs"),
+    "kv_cache_usage": ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage"),
+    "prompt_tokens": ("vllm:prompt_tokens_total", "sglang:prompt_tokens_total"),
+    # In tokens, as their documentation has it.
+    "reused_tokens": (
+        "vllm:prefix_cache_hits_total",
+        "vllm:gpu_prefix_cache_hits_total",
+        "sglang:cached_tokens_total",
+    ),
+    "paused_requests": ("vllm:num_preemptions_total", "sglang:num_retracted_requests_total"),
 }
 
 
@@ -209,7 +217,7 @@ def _listening(port: int) -> list[int]:
 
 
 def _gauges(address: str, model: str) -> Callable[[], Mapping[str, float]] | None:
-    """Returns what reads the service's gauges; None where its page has none of vLLM's."""
+    """Returns what reads the service's gauges and counters; None where its page has none that we know."""
     import httpx
 
     from throughline.diagnosis.exposition import Page
@@ -223,9 +231,7 @@ def _gauges(address: str, model: str) -> Callable[[], Mapping[str, float]] | Non
             # Not all servers have one, and one that is dying has none any more; the requests say so.
             return {}
         named = (
-            (ours, page.total(theirs, model_name=model))
-            for ours, names in _GAUGES.items()
-            for theirs in reversed(names)
+            (ours, page.total(theirs, model_name=model)) for ours, names in _NAMES.items() for theirs in reversed(names)
         )
         return {name: value for name, value in named if value is not None}
 

@@ -38,19 +38,25 @@ def step_readings(driven: Driven, window: Window) -> EngineReadings:
 
 
 def gauge_readings(sampler: Sampler, window: Window) -> EngineReadings:
-    """Returns the readings of an engine behind a server, from its gauges."""
-    found = {
-        name: sampler.gauge(name, window.begin, window.end)
-        for name in ("steps", "scheduled", "waiting", "kv_cache_usage")
+    """Returns the readings of an engine behind a server, from its gauges and counters."""
+    found = {name: sampler.gauge(name, window.begin, window.end) for name in ("scheduled", "waiting", "kv_cache_usage")}
+    counted = {
+        name: _counted(sampler.gauge(name, window.begin, window.end))
+        for name in ("steps", "prompt_tokens", "reused_tokens", "paused_requests")
     }
-    steps = found["steps"]
     return EngineReadings(
-        steps=round(steps[-1] - steps[0]) if len(steps) > 1 else None,
         scheduled=mean(found["scheduled"]),
         waiting=mean(found["waiting"]),
         kv_cache_usage=mean(found["kv_cache_usage"]),
         kv_cache_usage_max=max(found["kv_cache_usage"], default=None),
+        **counted,
     )
+
+
+def _counted(readings: Sequence[float]) -> int | None:
+    """How much a counter grew; None where it was read once, or began anew in between."""
+    grown = round(readings[-1] - readings[0]) if len(readings) > 1 else -1
+    return grown if grown >= 0 else None
 
 
 def memory_bandwidth(

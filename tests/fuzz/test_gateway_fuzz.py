@@ -47,6 +47,7 @@ BODIES: dict[str, list[dict[str, Any]]] = {
             "tools": [TOOL],
             "tool_choice": "auto",
             "stop": ["\n", "x"],
+            "bad_words": ["y", " z"],
             "seed": 7,
             "temperature": 0.5,
             "top_p": 0.9,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -112,6 +113,45 @@ def test_calls_within_text_follow_their_schemas(runtime: EngineRuntime) -> None:
     single = parse_tool_calls(found["call"]).single
     assert single is not None and single.arguments is not None
     Draft202012Validator(SCHEMA).validate(single.arguments)
+
+
+def test_bad_words_are_kept_out_however_they_are_cut_into_tokens(runtime: EngineRuntime) -> None:
+    free = SamplingParams(max_tokens=40, ignore_eos=True)
+    alone = texts(runtime, free=free)["free"]
+    # Of an answer of a random model's every third pair of characters, so most from two tokens.
+    words = tuple(dict.fromkeys(alone[start : start + 2] for start in range(0, 60, 3)))
+    found = texts(
+        runtime,
+        free=free,
+        without=dataclasses.replace(free, bad_words=words),
+        strange=dataclasses.replace(free, bad_words=("]", "^-", '"', "\\", "\n", "é", "😀")),
+        drawn=dataclasses.replace(free, bad_words=words, temperature=1.0, seed=3),
+    )
+    assert found["free"] == alone
+    for name in ("without", "drawn"):
+        assert found[name] and not [word for word in words if word in found[name]], name
+    assert found["strange"] and not set(found["strange"]) & set(']"\\\né😀')
+
+
+def test_bad_words_that_are_not_said_change_nothing(runtime: EngineRuntime) -> None:
+    params = SamplingParams(max_tokens=30, ignore_eos=True, logprobs=True)
+    found = texts(runtime, free=params, banned=dataclasses.replace(params, bad_words=("never said",)))
+    assert found["banned"] == found["free"]
+
+
+def test_an_answer_may_end_wherever_bad_words_leave_it(runtime: EngineRuntime) -> None:
+    """Of all that is no ASCII, drawn evenly, the end of the answer is one token in a hundred."""
+    ascii_letters = tuple(chr(number) for number in range(128))
+    reasons, text = [], ""
+    for start in range(3, 33, 3):
+        params = SamplingParams(max_tokens=120, temperature=100.0, seed=start, bad_words=ascii_letters)
+        runtime.submit(str(start), [start], params)
+    while runtime.has_work():
+        for output in runtime.step():
+            text += output.text
+            reasons.append(output.finish_reason)
+    assert {"stop"} <= {reason for reason in reasons if reason} <= {"stop", "length"}
+    assert text and not text.isascii() and not set(text) & set(ascii_letters)
 
 
 def test_each_kind_of_guide_is_obeyed(runtime: EngineRuntime) -> None:

@@ -278,7 +278,8 @@ class SamplingParams:
 
     `stop` strings end the text before the first of them to be completed; `stop_token_ids` end it at
     the token. Neither counts before `min_tokens` tokens. `logprobs` asks for the chosen tokens' ones.
-    `guided_decoding` masks every token that could not go on to what it describes.
+    `guided_decoding` masks every token that could not go on to what it describes, and `bad_words` every one that would
+    make one of these texts a part of the output; one of the two at a time.
     """
 
     max_tokens: int = 16
@@ -288,6 +289,7 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[str, ...] = ()
     ignore_eos: bool = False
     min_tokens: int = 0
     repetition_penalty: float = 1.0

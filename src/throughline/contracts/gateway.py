@@ -113,6 +113,9 @@ class UpstreamSettings(StrictModel):
     Attributes:
         stream: Whether each request has a gRPC stream of its own, or all requests to a Triton share one, as far as
             their models can (contract `throughline`) and they are not traced.
+        stream_whole_answers: Whether engines in TensorRT-LLM's contracts stream answers that their clients get whole:
+            the limits for a first and a next token hold for them then, at the cost of a message a token. Engines of
+            ours say in few messages that such an answer goes on.
         max_retries: How often a request that has shown nothing yet is sent again while the engine is away; within a
             budget of a tenth of the traffic.
         breaker_failures: Failures in a row after which requests are refused at once (503).
@@ -120,6 +123,7 @@ class UpstreamSettings(StrictModel):
     """
 
     stream: StreamUse = "request"
+    stream_whole_answers: bool = False
     max_retries: int = Field(default=2, ge=0)
     breaker_failures: int = Field(default=10, ge=1)
     breaker_seconds: float = Field(default=1.0, gt=0)

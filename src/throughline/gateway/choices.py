@@ -136,15 +136,16 @@ class ChoiceRun:
 
     def _ask(self, seconds: float) -> Ask:
         job, choice = self._job, self.choice
+        upstream = job.model.upstream
         return Ask(
             f"{self._exchange.request_id}-{choice.index}" if choice.index else self._exchange.request_id,
             choice.prompt,
             choice.text,
             choice.params,
-            job.stream,
+            upstream.streams(job.model.contract, job.stream),
             job.priority or 0,
             seconds,
-            job.model.upstream.interval_seconds,
+            upstream.interval_seconds,
         )
 
     def _seconds_left(self) -> float:

@@ -21,7 +21,7 @@ from throughline.gateway.upstream import Contract
 COMPLETION_DEFAULT_MAX_TOKENS = 16
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 UINT64_MAX = 2**64 - 1
-_NEUTRAL = {"min_tokens": 0, "priority": 0, "repetition_penalty": 1.0}
+_NEUTRAL = {"min_tokens": 0, "priority": 0, "repetition_penalty": 1.0, "bad_words": []}
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,9 @@ def sampling(
     if (asked := guide or wanted) is not None and (why := contract.guide_refusal(asked)):
         field = "response_format" if guide is None else "tool_choice"
         raise unsupported(field, f"{facts.name} is served by the contract '{contract.name}': {why}")
+    bad_words = _texts(request.bad_words)
+    if asked is not None and bad_words:
+        raise unsupported("bad_words", "not beside 'response_format' or forced tools: an answer follows one of the two")
     max_tokens = _max_tokens(request, facts, prompt_tokens)
     if request.min_tokens > max_tokens:
         message = f"'min_tokens' ({request.min_tokens}) is larger than the output limit ({max_tokens})."
@@ -195,7 +198,8 @@ def sampling(
         top_p=defaults.get("top_p", 1.0) if top_p is None else top_p,
         top_k=max(0, int(defaults.get("top_k", 0)) if top_k is None else top_k),
         seed=None if request.seed is None else request.seed & UINT64_MAX,
-        stop=_stops(request.stop),
+        stop=_texts(request.stop),
+        bad_words=bad_words,
         ignore_eos=request.ignore_eos,
         min_tokens=request.min_tokens,
         repetition_penalty=defaults.get("repetition_penalty", 1.0) if repetition is None else repetition,
@@ -241,16 +245,10 @@ def _max_tokens(request: GenerationFields, facts: EngineFacts, prompt_tokens: in
     return asked
 
 
-def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    for index, word in enumerate(stops):
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            message = "A stop string is not valid Unicode: it has a lone surrogate."
-            raise bad_request(message, param=f"stop[{index}]", code="invalid_value") from None
-    # An empty string ends nothing; clients send it for "none".
-    return tuple(word for word in stops if word)
+def _texts(given: str | list[str] | None) -> tuple[str, ...]:
+    """A field's texts for the engine; an empty one means nothing, and clients send it for "none"."""
+    texts = (given,) if isinstance(given, str) else tuple(given or ())
+    return tuple(text for text in texts if text)
 
 
 def _refuse_unsupported(request: GenerationFields) -> None:

@@ -14,10 +14,12 @@ from throughline.gateway.errors import ApiError, bad_request
 
 INT32_MAX = 2**31 - 1
 MAX_STOPS = 4
+MAX_BAD_WORDS = 64
 _Tokens = Annotated[int, Meta(ge=1, le=INT32_MAX)]
 _Count = Annotated[int, Meta(ge=0, le=INT32_MAX)]
 _Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 _Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_BadWords = Annotated[list[str], Meta(max_length=MAX_BAD_WORDS)]
 _Stops = Annotated[list[str], Meta(max_length=MAX_STOPS)]
 
 
@@ -85,6 +87,7 @@ class GenerationFields(Struct, kw_only=True):
     repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
     ignore_eos: bool = False
     min_tokens: _Count = 0
+    bad_words: _BadWords | None = None
     # Lower is served earlier; that of the API key if absent.
     priority: Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     # With TensorRT-LLM's further types.

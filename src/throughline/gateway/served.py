@@ -138,7 +138,7 @@ class ServedModels:
     def __init__(self, spec: GatewaySpec, metrics: GatewayMetrics) -> None:
         self.max_choices, self.max_inputs = spec.limits.max_choices, spec.limits.max_inputs
         urls = {route.upstream for route in spec.models}
-        self.upstreams = {url: TritonUpstream(url, spec.timeouts, spec.upstream.stream) for url in sorted(urls)}
+        self.upstreams = {url: TritonUpstream(url, spec.timeouts, spec.upstream) for url in sorted(urls)}
         self.by_id: Mapping[str, ServedModel] = {
             route.id: _served(route, metrics.models[route.id], self.upstreams[route.upstream], Guard(spec.upstream))
             for route in spec.models

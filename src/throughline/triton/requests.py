@@ -11,7 +11,7 @@ from throughline.contracts.engine import GuidedDecodingParams, SamplingParams
 from throughline.contracts.errors import UserError
 from throughline.contracts.text import shorten
 
-MAX_STOP_WORDS = 64
+MAX_WORDS = 64
 # Steps of priority in each direction; each makes up for `priority_aging_seconds` of waiting.
 MAX_PRIORITY = 100
 # TensorRT-LLM's names of guides (its executor's `GuideType`), and ours.
@@ -103,7 +103,6 @@ def parse_request(
         if decode is None:
             raise _error("exclude_input_in_output", False, "this engine has no tokenizer: leave it at true")
         text = decode(prompt)
-    _refuse_unsupported(inputs)
     return GenerateRequest(
         prompt_token_ids=prompt,
         params=_params(inputs, defaults),
@@ -167,6 +166,7 @@ def _params(inputs: Mapping[str, Any], defaults: RequestDefaults) -> SamplingPar
         top_p=_number(inputs, "top_p", 1.0, above=0.0, high=1.0),
         seed=seed,
         stop=_words(inputs, "stop_words"),
+        bad_words=_words(inputs, "bad_words"),
         ignore_eos=_flag(inputs, "ignore_eos", False),
         min_tokens=_integer(inputs, "min_tokens", 0, low=0, high=max_tokens) or 0,
         repetition_penalty=_number(inputs, "repetition_penalty", 1.0, above=0.0),
@@ -191,11 +191,6 @@ def _guide(inputs: Mapping[str, Any]) -> GuidedDecodingParams | None:
     if not guide:
         raise _error("guided_decoding_guide", f"no value beside guided_decoding_guide_type '{kind}'", "send the guide")
     return GuidedDecodingParams(**{_GUIDES[kind]: guide})
-
-
-def _refuse_unsupported(inputs: Mapping[str, Any]) -> None:
-    if _words(inputs, "bad_words"):
-        raise _error("bad_words", "words", "this engine cannot ban words: leave the input out")
 
 
 def _one(inputs: Mapping[str, Any], name: str) -> Any:
@@ -262,8 +257,8 @@ def _number(
 def _words(inputs: Mapping[str, Any], name: str) -> tuple[str, ...]:
     # TensorRT-LLM's clients fill an absent list with one empty string.
     words = tuple(word for value in inputs.get(name, ()) if (word := _string(name, value)))
-    if len(words) > MAX_STOP_WORDS:
-        raise _error(name, f"{len(words)} words", f"send at most {MAX_STOP_WORDS}")
+    if len(words) > MAX_WORDS:
+        raise _error(name, f"{len(words)} words", f"send at most {MAX_WORDS}")
     return words
 
 

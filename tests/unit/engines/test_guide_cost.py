@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from throughline.contracts.engine import GuidedDecodingParams
+from throughline.contracts.engine import GuidedDecodingParams, SamplingParams
 from throughline.contracts.errors import EngineError
 from throughline.engines.cpu.guide_cost import regex_states, schema_states
 from throughline.engines.cpu.guided import MOST_CHARACTERS, MOST_STATES, check_guide
@@ -55,12 +55,12 @@ def guides(length: int) -> list[GuidedDecodingParams]:
 
 @pytest.mark.parametrize("kind", range(4))
 def test_what_is_dear_is_refused_with_what_to_do(kind: int) -> None:
-    check_guide(guides(MOST_STATES)[kind])
+    check_guide(SamplingParams(guided_decoding=guides(MOST_STATES)[kind]))
     with pytest.raises(EngineError, match="takes too long to compile") as caught:
-        check_guide(guides(MOST_STATES + 5)[kind])
+        check_guide(SamplingParams(guided_decoding=guides(MOST_STATES + 5)[kind]))
     assert f"{MOST_STATES + 5} states" in str(caught.value) and "leave maxLength" in str(caught.value)
 
 
 def test_a_description_without_end_is_refused() -> None:
     with pytest.raises(EngineError, match=f"at most {MOST_CHARACTERS}"):
-        check_guide(GuidedDecodingParams(regex="a" * (MOST_CHARACTERS + 1)))
+        check_guide(SamplingParams(guided_decoding=GuidedDecodingParams(regex="a" * (MOST_CHARACTERS + 1))))

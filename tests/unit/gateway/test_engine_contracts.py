@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tests.unit.gateway.fake_text_models import BLS, LLMAPI, OLD_BLS, FakeTextModels
-from throughline.contracts.gateway import GatewaySpec, ModelRoute
+from throughline.contracts.gateway import GatewaySpec, GatewayTimeouts, ModelRoute, UpstreamSettings
 from throughline.gateway import GatewayProcess
 from throughline.gateway.upstream.text import TokenCounter
 from throughline.stop_words import StopWords
@@ -29,9 +29,8 @@ BOTH = pytest.mark.parametrize("model", ["bls", "llmapi"])
 WAIT = 10
 
 
-@pytest.fixture(scope="module")
-def gateway(models: FakeTextModels, engine_dir: Path) -> Iterator[GatewayProcess]:
-    routes = [
+def routes(models: FakeTextModels, engine_dir: Path) -> tuple[ModelRoute, ...]:
+    return tuple(
         ModelRoute(
             id=name,
             upstream=f"127.0.0.1:{models.port}",
@@ -40,8 +39,12 @@ def gateway(models: FakeTextModels, engine_dir: Path) -> Iterator[GatewayProcess
             contract="llmapi" if name == "llmapi" else "bls",
         )
         for name, model in NAMES.items()
-    ]
-    with GatewayProcess(GatewaySpec(port=0, models=tuple(routes))) as process:
+    )
+
+
+@pytest.fixture(scope="module")
+def gateway(models: FakeTextModels, engine_dir: Path) -> Iterator[GatewayProcess]:
+    with GatewayProcess(GatewaySpec(port=0, models=routes(models, engine_dir))) as process:
         yield process
 
 
@@ -215,6 +218,29 @@ def test_reasons_that_are_errors(client: openai.OpenAI, models: FakeTextModels, 
 
 
 @BOTH
+def test_whole_answers_that_the_engine_streams_keep_the_limits_for_a_token(
+    models: FakeTextModels, engine_dir: Path, tokenizer: Tokenizer, model: str
+) -> None:
+    spec = GatewaySpec(
+        port=0,
+        models=routes(models, engine_dir),
+        timeouts=GatewayTimeouts(inter_token_seconds=0.5, total_seconds=60.0),
+        upstream=UpstreamSettings(stream_whole_answers=True),
+    )
+    with GatewayProcess(spec) as process:
+        client = openai.OpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0, timeout=20)
+        models.says("Hello", " there", "")
+        answer = chat(client, model)
+        assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("Hello there", "stop")
+        assert answer.usage.completion_tokens == len(tokenizer.encode("Hello there").ids)
+        models.says("Hello", " there", held=True)
+        with pytest.raises(openai.APIStatusError, match=r"no next token within 0\.5 seconds") as caught:
+            chat(client, model)
+        assert caught.value.status_code == 504
+        models.hold.set()
+
+
+@BOTH
 def test_a_client_that_leaves_ends_the_request(client: openai.OpenAI, models: FakeTextModels, model: str) -> None:
     models.says("a", "b", held=True)
     with chat(client, model, stream=True) as stream:
@@ -230,6 +256,7 @@ def test_a_client_that_leaves_ends_the_request(client: openai.OpenAI, models: Fa
         ("bls", {"extra_body": {"priority": 1}}, "priority"),
         ("bls", {"response_format": TAG}, "response_format"),
         ("llmapi", {"extra_body": {"min_tokens": 1}}, "min_tokens"),
+        ("llmapi", {"extra_body": {"bad_words": ["x"]}}, "bad_words"),
         ("llmapi", {"extra_body": {"repetition_penalty": 1.1}}, "repetition_penalty"),
         ("llmapi", {"response_format": SCHEMA}, "response_format"),
         ("llmapi", {"tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
@@ -247,7 +274,7 @@ def test_what_a_contract_lacks_is_refused_by_name(
 @BOTH
 def test_neutral_values_are_not_refused(client: openai.OpenAI, models: FakeTextModels, model: str) -> None:
     models.says("x")
-    neutral = {"priority": 0, "ignore_eos": False, "min_tokens": 0, "repetition_penalty": 1.0}
+    neutral = {"priority": 0, "ignore_eos": False, "min_tokens": 0, "repetition_penalty": 1.0, "bad_words": []}
     chat(client, model, logprobs=False, response_format={"type": "text"}, extra_body=neutral)
     assert len(models.seen) == 1
 

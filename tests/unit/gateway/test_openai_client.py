@@ -93,7 +93,13 @@ def test_parameters_reach_the_engine(client: openai.OpenAI, triton: FakeTriton) 
         stop=["\n", "END"],
         presence_penalty=0.5,
         frequency_penalty=-0.5,
-        extra_body={"ignore_eos": True, "min_tokens": 3, "top_k": 7, "repetition_penalty": 1.5},
+        extra_body={
+            "ignore_eos": True,
+            "min_tokens": 3,
+            "top_k": 7,
+            "repetition_penalty": 1.5,
+            "bad_words": ["", "no", " never"],
+        },
     )
     seen = triton.seen[0].inputs
     del seen["input_ids"]
@@ -105,6 +111,7 @@ def test_parameters_reach_the_engine(client: openai.OpenAI, triton: FakeTriton) 
         "top_k": 7,
         "seed": 2**64 - 1,
         "stop_words": ["\n", "END"],
+        "bad_words": ["no", " never"],
         "presence_penalty": 0.5,
         "frequency_penalty": -0.5,
         "ignore_eos": True,
@@ -112,6 +119,22 @@ def test_parameters_reach_the_engine(client: openai.OpenAI, triton: FakeTriton) 
         "repetition_penalty": 1.5,
         "return_perf_metrics": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"bad_words": ["x"] * 65}, "64"),
+        ({"bad_words": ["x"], "response_format": {"type": "json_object"}}, "not beside 'response_format'"),
+    ],
+)
+def test_bad_words_that_cannot_be_kept_out_are_named(
+    client: openai.OpenAI, triton: FakeTriton, fields: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=words) as caught:
+        client.chat.completions.create(model="lab", messages=USER, extra_body=fields)
+    assert caught.value.param == "bad_words"
+    assert triton.seen == []
 
 
 def test_priority_and_the_time_left_reach_the_engine(client: openai.OpenAI, triton: FakeTriton) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.unit.gateway.fake_triton import MODEL, Fail, FakeTriton, Say, Seen
 from throughline.contracts.engine import SamplingParams
-from throughline.contracts.gateway import GatewaySpec, GatewayTimeouts
+from throughline.contracts.gateway import GatewaySpec, GatewayTimeouts, UpstreamSettings
 from throughline.gateway import GatewayProcess
 from throughline.gateway.errors import ApiError
 from throughline.gateway.upstream import Ask, OwnContract, TokenStream, TritonUpstream
@@ -162,7 +162,7 @@ def test_a_traced_request_has_a_stream_of_its_own(make_spec: Callable[..., Gatew
 
 async def with_upstream(triton: FakeTriton, seconds: float, use: Callable[[TokenStream], Any]) -> Any:
     """Lets `use` do what it wants with a stream of 500 tokens at most, on a shared call."""
-    upstream = TritonUpstream(f"127.0.0.1:{triton.port}", GatewayTimeouts(), "multiplexed")
+    upstream = TritonUpstream(f"127.0.0.1:{triton.port}", GatewayTimeouts(), UpstreamSettings(stream="multiplexed"))
     await upstream.open()
     request = Ask("one", [5, 6], "", SamplingParams(max_tokens=500), stream=True)
     tokens = upstream.start(MODEL, CONTRACT, request, seconds=seconds)

@@ -82,6 +82,32 @@ def test_it_says_its_model_its_context_and_how_busy_it_is(service: Service) -> N
         assert found.gauges() == {}
 
 
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        (
+            "vllm:prompt_tokens_total 500\nvllm:prefix_cache_hits_total 120\nvllm:num_preemptions_total 3\n",
+            {"prompt_tokens": 500, "reused_tokens": 120, "paused_requests": 3},
+        ),
+        (
+            "sglang:num_running_reqs 4\nsglang:num_queue_reqs 1\nsglang:token_usage 0.5\n"
+            'sglang:prompt_tokens_total 80\nsglang:cached_tokens_total{cache_source="device"} 30\n'
+            'sglang:cached_tokens_total{cache_source="host"} 10\n',
+            {"scheduled": 4, "waiting": 1, "kv_cache_usage": 0.5, "prompt_tokens": 80, "reused_tokens": 40},
+        ),
+    ],
+)
+def test_counters_in_the_names_of_its_server(service: Service, page: str, expected: dict[str, float]) -> None:
+    lines = [
+        line.replace("{", '{model_name="llama",') if "{" in line else line.replace(" ", '{model_name="llama"} ')
+        for line in page.splitlines()
+    ]
+    service.metrics = "\n".join([*lines, ""])
+    with attached(endpoint(service), timeout_seconds=5) as found:
+        assert found.gauges is not None
+        assert found.gauges() == expected
+
+
 def test_one_without_gauges_is_measured_without(service: Service) -> None:
     service.metrics = ""
     with attached(endpoint(service), timeout_seconds=5) as found:

@@ -170,6 +170,7 @@ FRAMES = st.one_of(
         st.builds(
             SamplingParams,
             stop=st.lists(st.text(max_size=5), max_size=3).map(tuple),
+            bad_words=st.lists(st.text(max_size=5), max_size=3).map(tuple),
             seed=st.none() | st.integers(0, 2**64 - 1),
             guided_decoding=st.none() | st.builds(GuidedDecodingParams, regex=st.text(max_size=5)),
         ),

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from throughline.contracts.engine import GuidedDecodingParams
+from throughline.contracts.engine import GuidedDecodingParams, SamplingParams
 from throughline.contracts.errors import EngineError
 from throughline.contracts.text import shorten
+from throughline.engines.cpu.bad_words import grammar_without
 from throughline.engines.cpu.guide_cost import regex_states, schema_states
 from throughline.engines.cpu.openvino_env import openvino
 from throughline.vocabulary import Vocabulary
@@ -49,13 +50,20 @@ def save_detokenizer(vocabulary: Vocabulary, control_token_ids: Iterable[int], f
     ov.save_model(model, str(folder / DETOKENIZER_FILE))
 
 
-def structured_output(genai: Any, guide: GuidedDecodingParams) -> Any:
-    """Returns GenAI's `StructuredOutputConfig` of a guide that `check_guide` has passed."""
-    name, value = _given(guide)
+def is_guided(params: SamplingParams) -> bool:
+    """Whether tokens are masked for a request."""
+    return params.guided_decoding is not None or bool(params.bad_words)
+
+
+def structured_output(genai: Any, params: SamplingParams) -> Any:
+    """Returns GenAI's `StructuredOutputConfig` of a guided request that `check_guide` has passed."""
+    if params.guided_decoding is None:
+        return genai.StructuredOutputConfig(grammar=grammar_without(params.bad_words))
+    name, value = _given(params.guided_decoding)
     return genai.StructuredOutputConfig(**{_NAMES[name]: value})
 
 
-def check_guide(guide: GuidedDecodingParams) -> None:
+def check_guide(params: SamplingParams) -> None:
     """Refuses what xgrammar could not compile, as far as that can be told from outside.
 
     GenAI compiles a grammar within `step()`, where a fault costs every live request.
@@ -63,6 +71,34 @@ def check_guide(guide: GuidedDecodingParams) -> None:
     Raises:
         EngineError: Naming the field and what is wrong with it.
     """
+    if params.bad_words:
+        _check_bad_words(params)
+    if params.guided_decoding is not None:
+        _check_description(params.guided_decoding)
+
+
+def _check_bad_words(params: SamplingParams) -> None:
+    if params.guided_decoding is not None:
+        raise EngineError(
+            "bad words beside guided decoding",
+            where="bad_words",
+            seen="both",
+            fix="leave one out, or describe an answer that cannot have the words",
+        )
+    for word in params.bad_words:
+        if not word or word != word.encode(errors="ignore").decode():
+            raise EngineError("no text to ban", where="bad_words", seen=repr(word), fix="send texts of valid Unicode")
+    length = sum(map(len, params.bad_words))
+    if length > MOST_STATES:
+        raise EngineError(
+            "bad words take too long to compile, while every other request waits",
+            where="bad_words",
+            seen=f"{length} characters together",
+            fix=f"keep them to {MOST_STATES}: often the beginning of a word is enough",
+        )
+
+
+def _check_description(guide: GuidedDecodingParams) -> None:
     name, value = _given(guide)
     if len(value) > MOST_CHARACTERS:
         raise EngineError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from throughline.contracts.engine import EngineInfo, EngineSpec, SamplingParams
-from throughline.engines.cpu.guided import structured_output
+from throughline.engines.cpu.guided import is_guided, structured_output
 from throughline.engines.cpu.lint import ComputePlan, plan_compute
 from throughline.engines.cpu.openvino_env import cpu_supports, openvino_genai, processor
 from throughline.engines.cpu.speculative import draft_folders
@@ -41,8 +41,8 @@ def generation_config(
     config.frequency_penalty = params.frequency_penalty
     if params.logprobs:
         config.logprobs = 1
-    if params.guided_decoding is not None:
-        config.structured_output_config = structured_output(genai, params.guided_decoding)
+    if is_guided(params):
+        config.structured_output_config = structured_output(genai, params)
     return config
 
 

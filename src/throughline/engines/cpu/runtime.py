@@ -16,13 +16,12 @@ from throughline.contracts.engine import (
     EngineStats,
     ErrorKind,
     FinishReason,
-    GuidedDecodingParams,
     SamplingParams,
     StepOutput,
 )
 from throughline.contracts.errors import EngineError
 from throughline.engines.cpu.capacity import KvCapacity
-from throughline.engines.cpu.guided import DETOKENIZER_FILE, check_guide
+from throughline.engines.cpu.guided import DETOKENIZER_FILE, check_guide, is_guided
 from throughline.engines.cpu.openvino_env import openvino, openvino_genai
 from throughline.engines.cpu.pipeline import generation_config
 from throughline.engines.cpu.requests import check_length, check_params, check_prompt
@@ -100,8 +99,8 @@ class CpuEngineRuntime:
         try:
             ids = check_prompt(prompt_token_ids, self.info)
             check_params(params)
-            if params.guided_decoding is not None:
-                self._check_guide(params.guided_decoding)
+            if is_guided(params):
+                self._check_guide(params)
             check_length(prompt_tokens, params.max_tokens, self.spec.max_seq_len)
         except EngineError as error:
             self._pending.append(_refused(request_id, prompt_tokens, error, "invalid"))
@@ -179,12 +178,12 @@ class CpuEngineRuntime:
         self._pipeline = _Closed()
         drop_signal_stack()
 
-    def _check_guide(self, guide: GuidedDecodingParams) -> None:
-        check_guide(guide)
+    def _check_guide(self, params: SamplingParams) -> None:
+        check_guide(params)
         if not self._can_guide:
             raise EngineError(
                 "engine was built without guided decoding",
-                where="guided_decoding",
+                where="bad_words" if params.bad_words else "guided_decoding",
                 seen=f"no {DETOKENIZER_FILE}",
                 fix="build the engine again",
             )

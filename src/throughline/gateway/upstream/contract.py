@@ -178,9 +178,11 @@ class Tensors:
         self.add(name, "BYTES", b"".join(map(_bytes, values)), len(values))
 
     def steering(self, params: SamplingParams) -> None:
-        """Adds what ends, guides and penalises an answer, in the names of TensorRT-LLM's text models."""
+        """Adds what ends, bans, guides and penalises an answer, in the names of TensorRT-LLM's text models."""
         if params.stop:
             self.texts("stop_words", *params.stop)
+        if params.bad_words:
+            self.texts("bad_words", *params.bad_words)
         if params.min_tokens:
             self.integer("min_tokens", params.min_tokens)
         if params.guided_decoding is not None:

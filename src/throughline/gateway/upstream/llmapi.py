@@ -23,6 +23,7 @@ class LlmapiContract(TextContract):
         "min_tokens": "it has no input for it",
         "repetition_penalty": "it has no input for it",
         "priority": "it has no input for it",
+        "bad_words": "it has no input for it",
     }
 
     def guide_refusal(self, guide: GuidedDecodingParams) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from throughline.contracts.engine import SamplingParams
-from throughline.contracts.gateway import GatewayTimeouts, StreamUse
+from throughline.contracts.gateway import GatewayTimeouts, UpstreamSettings
 from throughline.gateway.errors import ApiError, timed_out
 from throughline.gateway.trace import NO_TRACE, Metadata, RequestTrace
 from throughline.gateway.upstream.contract import Ask, Contract, ModelShape
@@ -47,16 +47,16 @@ class TritonUpstream:
     Args:
         url: `host:port` of its gRPC endpoint; behind a name with several addresses requests take turns.
         timeouts: Limits in time for every request.
-        stream: See `UpstreamSettings`.
+        settings: How it is asked.
 
     Attributes:
         url: See above.
         interval_seconds: `Ask.interval_seconds` with which an answer keeps within the limits for a message.
     """
 
-    def __init__(self, url: str, timeouts: GatewayTimeouts, stream: StreamUse = "request") -> None:
+    def __init__(self, url: str, timeouts: GatewayTimeouts, settings: UpstreamSettings) -> None:
         self.url = url
-        self._stream_use = stream
+        self._settings = settings
         self.interval_seconds = _PROGRESS * min(timeouts.first_token_seconds, timeouts.inter_token_seconds)
         self._timeouts = timeouts
         self._streams: dict[TokenStream, float] = {}
@@ -84,7 +84,7 @@ class TritonUpstream:
             request_serializer=service_pb2.ModelInferRequest.SerializeToString,
             response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
         )
-        if self._stream_use == "multiplexed":
+        if self._settings.stream == "multiplexed":
             self._shared = SharedStream(self._stub.ModelStreamInfer, self._eof)
         self._watcher = asyncio.create_task(self._watch())
 
@@ -196,6 +196,10 @@ class TritonUpstream:
             inputs = {tensor.name: len(tensor.shape) for tensor in answer.inputs}
             found = self._shapes[model] = ModelShape(inputs.get("text_input", 1) > 1, frozenset(inputs))
         return found
+
+    def streams(self, contract: Contract, wanted: bool) -> bool:
+        """Whether a model is asked for a stream: its client wants one, or nothing else says that an answer goes on."""
+        return wanted or (self._settings.stream_whole_answers and not contract.tells_progress)
 
     def start(
         self, model: str, contract: Contract, ask: Ask, *, seconds: float, trace: RequestTrace = NO_TRACE
