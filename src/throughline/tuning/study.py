@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 import warnings
@@ -20,6 +21,7 @@ from throughline.tuning.history import Trial
 from throughline.tuning.limits import MAXIMISED, Limits, Objective, constraint
 from throughline.tuning.probe import Probe, Screened, Settings
 from throughline.tuning.space import MOST_POINTS, SpaceSpec, encode, identity
+from throughline.tuning.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from optuna.trial import Trial as OptunaTrial
@@ -32,6 +34,10 @@ _REPEATS = 2
 # Behind the spread of points at the start every second one is a neighbour of the best: a sampler comes near an optimum,
 # and a step in one setting gets there.
 _LOCAL_EVERY = 2
+# Promises that differ by less are alike, and one of them is drawn.
+_EQUAL = 1e-9
+# A limit that is exceeded threefold is as good as one that is exceeded tenfold: hopeless.
+_MOST_EXCESS = 2.0
 # A target that died may have died of something else: its point gets a second chance.
 _ATTEMPTS = 2
 
@@ -46,8 +52,10 @@ class StudySpec(StrictModel):
         screen_seconds: Load after which a hopeless point is given up; 0 for none.
         hopeless: How many times a limit has to be exceeded to be hopeless.
         objectives: What is wanted; the first one chooses the winner, several make a front.
-        sampler: `tpe` fits Parzen estimators, `gp` Gaussian processes, which take seconds a point and need torch.
-        startup: Points spread over the space before the sampler's model is asked.
+        sampler: `gp-ucb` ranks all points by a Gaussian process of given length scales (`surrogate`); Optuna's `tpe`
+            fits Parzen estimators, which several objectives get in any case, and its `gp` Gaussian processes that
+            learn the scales and need torch. Every second point of these two is a neighbour of the best.
+        startup: Points spread over the space before a model is asked, those of the start counted.
         failures: Targets that die one after another before the search stops.
         seed: Of the sampler.
     """
@@ -58,7 +66,7 @@ class StudySpec(StrictModel):
     screen_seconds: float = Field(default=0.0, ge=0)
     hopeless: float = Field(default=3.0, gt=1)
     objectives: tuple[Objective, ...] = Field(default=("goodput",), min_length=1)
-    sampler: Literal["tpe", "gp"] = "tpe"
+    sampler: Literal["gp-ucb", "tpe", "gp"] = "gp-ucb"
     startup: int = Field(default=4, ge=0)
     failures: int = Field(default=3, ge=1)
     seed: int = 0
@@ -85,6 +93,7 @@ class Study:
         self._study = history.open_study(path, spec.objectives, None)
         self._known: dict[int, Trial] = {}
         self._rng = random.Random(spec.seed)
+        self._surrogate = Surrogate(space)
         known = len(self._study.get_trials(deepcopy=False))
         # Another seed for each sitting, or it would draw the same points again.
         self._study.sampler = _sampler(spec, spec.seed + known)
@@ -172,7 +181,9 @@ class Study:
         seen = self._seen()
         wanted = next((point for point in start if identity(point) not in seen), None)
         count = len(seen)
-        if wanted is None and count > self.spec.startup and count % _LOCAL_EVERY:
+        if wanted is None and self._ranks:
+            wanted = self._promising(seen) if count >= self.spec.startup else None
+        elif wanted is None and count > self.spec.startup and count % _LOCAL_EVERY:
             wanted = self._fallback(seen)
         repeats = 0
         while wanted is None and repeats < _REPEATS:
@@ -189,6 +200,32 @@ class Study:
         self._trial = self._study.ask()
         self._draw(self._trial)
         return wanted
+
+    @property
+    def _ranks(self) -> bool:
+        return self.spec.sampler == "gp-ucb" and len(self.spec.objectives) == 1
+
+    def _promising(self, seen: set[str]) -> dict[str, Any] | None:
+        """The point that may be worth most of those that are not known yet."""
+        left, measured = [point for point in self._all() if identity(point) not in seen], self.measured
+        if not left or not measured:
+            return None
+        known = [trial.settings for trial in measured]
+        promise = self._surrogate.promise(known, self._utilities(measured), left)
+        best = promise.max()
+        return left[self._rng.choice([index for index, value in enumerate(promise) if value >= best - _EQUAL])]
+
+    def _utilities(self, measured: Sequence[Trial]) -> list[float]:
+        """What points are worth to the ranking: a limit exceeded twofold costs half of the largest value seen."""
+        sign = 1 if self.spec.objectives[0] in MAXIMISED else -1
+        values = [sign * self.value(trial) for trial in measured]
+        largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0) or 1.0
+        found = []
+        for trial, value in zip(measured, values, strict=True):
+            excess = max(0.0, max(trial.pressure.values(), default=0.0) - 1)
+            # A cost of no tokens is infinite.
+            found.append(max(-1.0, value / largest) - 0.5 * min(_MOST_EXCESS, excess))
+        return found
 
     def _draw(self, trial: OptunaTrial) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -280,7 +317,7 @@ def _sampler(spec: StudySpec, seed: int) -> Any:
     with warnings.catch_warnings():
         # That `group`, which conditional settings need, is experimental.
         warnings.simplefilter("ignore")
-        if spec.sampler == "tpe":
+        if spec.sampler != "gp":
             return TPESampler(seed=seed, n_startup_trials=spec.startup, multivariate=True, group=True)
         return GPSampler(seed=seed, n_startup_trials=spec.startup)
 
