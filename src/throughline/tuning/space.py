@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
@@ -96,6 +97,14 @@ class SpaceSpec(StrictModel):
             return
         for value in each.values:
             yield from self._points(index + 1, settings | {each.key: value})
+
+    def draw(self, rng: random.Random) -> dict[str, Any]:
+        """Returns a point with every value of a setting as likely as another."""
+        found: dict[str, Any] = {}
+        for each in self.dimensions:
+            if each.active(found):
+                found[each.key] = rng.choice(each.values)
+        return found
 
     def including(self, settings: Mapping[str, Any]) -> Self:
         """Returns the space with the settings' values among those that may be tried."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +35,10 @@ _REPEATS = 2
 # Behind the spread of points at the start every second one is a neighbour of the best: a sampler comes near an optimum,
 # and a step in one setting gets there.
 _LOCAL_EVERY = 2
+# Points that are ranked for one probe, a fraction of a second.
+_MOST_RANKED = 4096
+# Of so many of the best all neighbours are among them.
+_BESIDE = 8
 # Promises that differ by less are alike, and one of them is drawn.
 _EQUAL = 1e-9
 # A limit that is exceeded threefold is as good as one that is exceeded tenfold: hopeless.
@@ -207,13 +212,27 @@ class Study:
 
     def _promising(self, seen: set[str]) -> dict[str, Any] | None:
         """The point that may be worth most of those that are not known yet."""
-        left, measured = [point for point in self._all() if identity(point) not in seen], self.measured
+        left, measured = self._candidates(seen), self.measured
         if not left or not measured:
             return None
         known = [trial.settings for trial in measured]
         promise = self._surrogate.promise(known, self._utilities(measured), left)
         best = promise.max()
         return left[self._rng.choice([index for index, value in enumerate(promise) if value >= best - _EQUAL])]
+
+    def _candidates(self, seen: set[str]) -> list[dict[str, Any]]:
+        """All points that are not known; of a large space some that are drawn, and those beside the best."""
+        points: Iterable[dict[str, Any]] = itertools.islice(self.space.points(), _MOST_RANKED + 1)
+        found = {identity(point): point for point in points}
+        if len(found) > _MOST_RANKED:
+            beside = [point for trial in self._in_order()[:_BESIDE] for point in self.space.neighbours(trial.settings)]
+            drawn = (self.space.draw(self._rng) for _ in range(_MOST_RANKED))
+            found = {identity(point): point for point in itertools.chain(beside, drawn)}
+        return [point for key, point in found.items() if key not in seen]
+
+    def _in_order(self) -> list[Trial]:
+        """Measured points, feasible ones by their value, then all by the worst limit."""
+        return [*self.ranked(), *sorted(self.measured, key=lambda each: max(each.pressure.values(), default=0.0))]
 
     def _utilities(self, measured: Sequence[Trial]) -> list[float]:
         """What points are worth to the ranking: a limit exceeded twofold costs half of the largest value seen."""
@@ -246,7 +265,7 @@ class Study:
 
     def _fallback(self, seen: set[str]) -> dict[str, Any] | None:
         """A point next to the best ones that is not known yet, else any."""
-        for trial in [*self.ranked(), *sorted(self.measured, key=lambda each: max(each.pressure.values()))]:
+        for trial in self._in_order():
             near = [point for point in self.space.neighbours(trial.settings) if identity(point) not in seen]
             if near:
                 return self._rng.choice(near)

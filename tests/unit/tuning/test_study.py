@@ -11,7 +11,7 @@ import pytest
 from tests.unit.tuning.surface import DEFAULT, LIMITS, SPACE, Paper, measurement
 from throughline.contracts.errors import TuningError
 from throughline.contracts.slo import SloSpec
-from throughline.tuning import Limits, Study, StudySpec
+from throughline.tuning import Dimension, Limits, SpaceSpec, Study, StudySpec
 
 
 def lint(settings: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -58,6 +58,18 @@ def test_optuna_s_samplers_search_too(sampler: str) -> None:
     study.run(probe, [DEFAULT])
     best = study.best()
     assert best is not None and len(study.measured) == 8 and study.value(best) >= study.value(study.trials[0])
+
+
+def test_a_space_too_large_to_be_ranked_whole_is_searched_too() -> None:
+    """Settings that change nothing make it so."""
+    idle = [Dimension(key=f"engine.idle_{n}", kind="ordered", values=tuple(range(8))) for n in range(3)]
+    space = SpaceSpec(name="wide", dimensions=(*SPACE.dimensions, *idle))
+    assert space.size() > 20_000
+    study = Study(space, StudySpec(probes=30), LIMITS, None, lint)
+    study.run(Paper(), [DEFAULT | {each.key: 0 for each in idle}])
+    best = study.best()
+    assert best is not None and study.value(best) >= 0.9 * optimum()
+    assert len({trial.identity for trial in study.measured}) == 30
 
 
 def test_no_point_is_measured_twice_and_the_start_comes_first() -> None:
