@@ -37,7 +37,7 @@ def parse(model: type[M], values: Mapping[str, Any], *, where: str) -> M:
             f"{model.__name__} does not validate ({error.error_count()} fault(s))",
             where=where,
             seen="; ".join(_fault(model, fault, where) for fault in error.errors()),
-            fix=f"correct the keys under '{where}'",
+            fix=f"correct the keys under '{where}'" if where else "correct these keys",
         ) from None
 
 

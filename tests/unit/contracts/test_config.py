@@ -27,6 +27,12 @@ def test_every_fault_is_reported_at_once_with_its_key_and_the_nearest_name() -> 
     assert "3 fault(s)" in text
 
 
+def test_keys_at_the_top_are_under_nothing() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(Outer, {}, where="")
+    assert str(caught.value) == "Outer does not validate (1 fault(s)) — seen: name: missing — correct these keys"
+
+
 def test_a_valid_config_is_frozen() -> None:
     value = parse(Outer, {"name": "x"}, where="")
     with pytest.raises(Exception, match="frozen"):
