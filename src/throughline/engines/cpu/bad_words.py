@@ -18,18 +18,19 @@ def grammar_without(words: Sequence[str]) -> str:
     Args:
         words: Not empty, and none of them is.
     """
-    states = _beginnings(words)
     alphabet = sorted({character for word in words for character in word})
-    numbers = {state: number for number, state in enumerate(states)}
+    others = f"[^{''.join(map(_escaped, alphabet))}] s0"
+    numbers = {state: number for number, state in enumerate(_beginnings(words))}
+    longest_first = sorted(numbers, key=len, reverse=True)
+    endings = {letter: [state for state in longest_first if state.endswith(letter)] for letter in alphabet}
     rules = ["root ::= s0"]
     for state, number in numbers.items():
         follows: dict[int, str] = {}
-        for character in alphabet:
-            text = state + character
+        for letter in alphabet:
+            text = state + letter
             if not text.endswith(tuple(words)):
-                place = numbers[_longest_ending(text, numbers)]
-                follows[place] = follows.get(place, "") + _escaped(character)
-        others = f"[^{''.join(map(_escaped, alphabet))}] s0"
+                place = numbers[next((ending for ending in endings[letter] if text.endswith(ending)), "")]
+                follows[place] = follows.get(place, "") + _escaped(letter)
         rules.append(
             f"s{number} ::= " + " | ".join(['""', others, *(f"[{found}] s{to}" for to, found in follows.items())])
         )
@@ -40,10 +41,6 @@ def _beginnings(words: Sequence[str]) -> list[str]:
     """What a text may end with of the words, the empty one first: beginnings that no word is in."""
     found = {word[:length] for word in words for length in range(len(word))}
     return sorted(text for text in found if not any(word in text for word in words))
-
-
-def _longest_ending(text: str, known: dict[str, int]) -> str:
-    return next(text[start:] for start in range(len(text) + 1) if text[start:] in known)
 
 
 def _escaped(character: str) -> str:

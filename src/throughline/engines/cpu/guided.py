@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable
@@ -21,6 +22,8 @@ MOST_CHARACTERS = 65_536
 # 15 ms a state with 49,152 tokens on an AVX2 core (docs/log.md): two seconds.
 MOST_STATES = 128
 _COUNTED = re.compile(r"\{(\d+)(?:,(\d*))?\}")
+# A request is added within a step, and clients send the same words each time.
+_grammar = functools.lru_cache(maxsize=64)(grammar_without)
 # How GenAI names what TensorRT-LLM calls …
 _NAMES = {"json": "json_schema", "regex": "regex", "grammar": "grammar", "structural_tag": "structural_tags_config"}
 
@@ -58,7 +61,7 @@ def is_guided(params: SamplingParams) -> bool:
 def structured_output(genai: Any, params: SamplingParams) -> Any:
     """Returns GenAI's `StructuredOutputConfig` of a guided request that `check_guide` has passed."""
     if params.guided_decoding is None:
-        return genai.StructuredOutputConfig(grammar=grammar_without(params.bad_words))
+        return genai.StructuredOutputConfig(grammar=_grammar(params.bad_words))
     name, value = _given(params.guided_decoding)
     return genai.StructuredOutputConfig(**{_NAMES[name]: value})
 
